@@ -1,0 +1,116 @@
+"""The small parts of the decoder: linear maps, norms, rotary positions and the gated feed-forward.
+
+Weights may be fp32 masters while matmuls run in bf16: every map casts its weight to the dtype of what it is given, so the *activations*
+decide. Norms and rotations compute in fp32 always (see `reference` pitfalls: bf16 `1 + w` and bf16 positions are wrong by whole units).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hanlin.models.config import ModelConfig, RopeScaling
+
+
+class Linear(nn.Module):
+    """`y = x Wᵀ (+ b)` with W [out, in] cast to x's dtype. Uninitialised until weights are loaded or `initialize` runs."""
+
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_width, in_width))
+        self.bias = nn.Parameter(torch.empty(out_width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x) * (offset + w)` over the last dimension, in fp32, cast once at the end to `dtype`.
+
+    `offset` is 1 for Gemma, whose checkpoints store w with the scale being 1 + w (transformers #29402), and 0 elsewhere.
+    """
+
+    def __init__(self, size: int, *, eps: float, offset: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+        self.offset = offset
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        scale = self.weight.float()
+        if self.offset:
+            scale = scale + self.offset
+        return F.rms_norm(x.float(), scale.shape, scale, self.eps).to(dtype)
+
+
+def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
+    """Angular step per position of each of the head_dim / 2 planes, fp32 (arXiv 2104.09864, section 3.4.2).
+
+    "llama3" scaling follows Meta's `apply_scaling` (llama-models, models/llama3/model.py): slow planes are divided by `factor`, fast ones
+    kept, those between blended; it holds at every length, not only beyond the original one.
+    """
+    frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if scaling is not None and scaling.kind == "linear":
+        frequencies = frequencies / scaling.factor
+    elif scaling is not None:
+        wavelength = 2 * math.pi / frequencies
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        blend = ((scaling.original_max_length / wavelength - low) / (high - low)).clamp(0, 1)
+        frequencies = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+    return frequencies.float()
+
+
+class Rotary:
+    """cos and sin [T, 1, H] of a set of positions, ready to rotate queries and keys."""
+
+    def __init__(self, positions_T: Tensor, frequencies: Tensor) -> None:
+        angles_TH = (positions_T.float()[:, None] * frequencies.to(positions_T.device)).repeat(1, 2)
+        self.cos_T1H = angles_TH.cos()[:, None]
+        # Half-split rotation (HF's rotate_half): the first half takes -sin times the second, so the sign goes into the table.
+        sin_TH = angles_TH.sin()
+        sin_TH[:, : sin_TH.shape[1] // 2].neg_()
+        self.sin_T1H = sin_TH[:, None]
+
+    def __call__(self, x_TKH: Tensor) -> Tensor:
+        """Rotate x [T, heads, H]; computes in fp32, returns x's dtype."""
+        rotated: Tensor = _Rotate.apply(x_TKH, self.cos_T1H, self.sin_T1H)  # pyright: ignore[reportAssignmentType]
+        return rotated
+
+
+def _rotate(x_TKH: Tensor, cos_T1H: Tensor, sin_T1H: Tensor) -> Tensor:
+    wide_TKH = x_TKH.float()
+    half = wide_TKH.shape[-1] // 2
+    swapped_TKH = torch.cat((wide_TKH[..., half:], wide_TKH[..., :half]), dim=-1)
+    return torch.addcmul(wide_TKH * cos_T1H, swapped_TKH, sin_T1H).to(x_TKH.dtype)
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation's gradient is the rotation by the opposite angle: nothing of x needs to be kept."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x_TKH: Tensor, cos_T1H: Tensor, sin_T1H: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_T1H, sin_T1H)
+        return _rotate(x_TKH, cos_T1H, sin_T1H)
+
+    @staticmethod
+    def backward(ctx, grad_TKH: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore
+        cos_T1H, sin_T1H = ctx.saved_tensors
+        return _rotate(grad_TKH, cos_T1H, -sin_T1H), None, None
+
+
+class FeedForward(nn.Module):
+    """`down(act(gate(x)) * up(x))`: GeGLU with tanh GELU (Gemma) or SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.width, config.ffn_width)
+        self.up = Linear(config.width, config.ffn_width)
+        self.down = Linear(config.ffn_width, config.width)
+        self.activation = config.activation
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        gate_TF = self.gate(x_TD)
+        active_TF = F.silu(gate_TF) if self.activation == "silu" else F.gelu(gate_TF, approximate="tanh")
+        return self.down(active_TF * self.up(x_TD))
