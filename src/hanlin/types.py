@@ -6,10 +6,11 @@ Text before any model: `Message`, `Conversation`, `Document`, `Preference`. Enco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ROLES = ("system", "user", "assistant")
@@ -129,6 +130,25 @@ class Batch:
     prompt_P: Tensor
     ids_P: tuple[str, ...]
     num_logical_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the length of the stream."""
+        return len(self.tokens_T)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            tokens_T=self.tokens_T.to(device),
+            positions_T=self.positions_T.to(device),
+            predictor_N=self.predictor_N.to(device),
+            target_N=self.target_N.to(device),
+            span_N=self.span_N.to(device),
+            chosen_P=self.chosen_P.to(device),
+            rejected_P=self.rejected_P.to(device),
+            prompt_P=self.prompt_P.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ scored twice, once for each answer; the last stored-once position predicts two d
 tested, gradients included, against two separate padded rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -90,20 +90,29 @@ def count_pairs(pairs: Iterable[EncodedPair], *, score_prompt: bool = False) -> 
     return Counts(pairs=len(pairs), likelihood_tokens=prompt_tokens + sum(len(pair.chosen) for pair in pairs))
 
 
-def split_by_budget(pairs: Sequence[EncodedPair], *, max_tokens: int) -> list[list[EncodedPair]]:
-    """Divide pairs into streams of at most `max_tokens` tokens, whole pairs, first fit by decreasing length.
+def split_by_budget(pairs: Sequence[EncodedPair], *, max_tokens: int) -> list[list[int]]:
+    """Divide pairs, by index, into streams of at most `max_tokens` tokens: whole pairs, first fit by decreasing length.
 
     A pair longer than the budget gets a stream of its own. The result depends on nothing but the arguments.
     """
-    bins: list[list[EncodedPair]] = []
+    bins: list[list[int]] = []
     room: list[int] = []
-    for pair in sorted(pairs, key=lambda pair: -pair.num_tokens):
+    for index in sorted(range(len(pairs)), key=lambda index: -pairs[index].num_tokens):
+        size = pairs[index].num_tokens
         for number, free in enumerate(room):
-            if pair.num_tokens <= free:
-                bins[number].append(pair)
-                room[number] -= pair.num_tokens
+            if size <= free:
+                bins[number].append(index)
+                room[number] -= size
                 break
         else:
-            bins.append([pair])
-            room.append(max_tokens - pair.num_tokens)
+            bins.append([index])
+            room.append(max_tokens - size)
     return bins
+
+
+def pack_all(
+    pairs: Sequence[EncodedPair], *, max_tokens: int, score_prompt: bool = False
+) -> Iterator[tuple[list[int], Batch]]:
+    """Every pair once, in streams of at most `max_tokens`: (indices of the pairs, their batch)."""
+    for indices in split_by_budget(pairs, max_tokens=max_tokens):
+        yield indices, pack_pairs([pairs[index] for index in indices], score_prompt=score_prompt)

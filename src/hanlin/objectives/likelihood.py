@@ -15,7 +15,7 @@ from hanlin.types import Batch
 
 KEEP_BYTES = 1 << 30  # kept bf16 logits of one stream: a 2 x 512-token pair of a 262 144-word vocabulary fits
 MATMUL_ROWS = 1024  # rows of one head matmul when logits are recomputed
-POINTWISE_BYTES = 1 << 24  # fp32 logits at a time in the softmax: stays near the cache
+POINTWISE_BYTES = 1 << 21  # fp32 logits at a time in the softmax: stays in the cache
 
 
 def token_logprobs(model: Transformer, hidden_TD: Tensor, predictor_N: Tensor, target_N: Tensor) -> Tensor:
@@ -89,16 +89,23 @@ class _HeadLogprobs(torch.autograd.Function):
         return grad_hidden_UD, grad_weight_VD, None, None, None
 
 
-def _pieces(logits_RV: Tensor) -> range:
-    return range(0, len(logits_RV), max(1, POINTWISE_BYTES // (4 * logits_RV.shape[1])))
+def _pieces(logits_RV: Tensor) -> tuple[range, Tensor]:
+    """Row ranges small enough for the cache, and one fp32 buffer [rows, V] that all of them use in turn."""
+    rows = max(1, POINTWISE_BYTES // (4 * logits_RV.shape[1]))
+    buffer_RV = logits_RV.new_empty(min(rows, len(logits_RV)), logits_RV.shape[1], dtype=torch.float32)
+    return range(0, len(logits_RV), rows), buffer_RV
 
 
 def _reduce(logits_RV: Tensor, cap: float | None, lse_R: Tensor) -> None:
     """Write each row's log-sum-exp of the (capped) logits, in fp32."""
-    pieces = _pieces(logits_RV)
+    pieces, buffer_RV = _pieces(logits_RV)
     for start in pieces:
-        stop = start + pieces.step
-        torch.logsumexp(soft_cap(logits_RV[start:stop].float(), cap), dim=-1, out=lse_R[start:stop])
+        raw_RV = logits_RV[start : start + pieces.step]
+        z_RV = buffer_RV[: len(raw_RV)].copy_(raw_RV)
+        if cap is not None:
+            z_RV.div_(cap).tanh_().mul_(cap)
+        top_R1 = z_RV.amax(dim=-1, keepdim=True)
+        lse_R[start : start + pieces.step] = z_RV.sub_(top_R1).exp_().sum(dim=-1).log_() + top_R1[:, 0]
 
 
 def _to_gradient(
@@ -109,17 +116,19 @@ def _to_gradient(
     The two parts meet in fp32, before rounding: where p is near 1 they nearly cancel.
     """
     row_M, target_M, grad_M = targets
-    pieces = _pieces(logits_RV)
+    pieces, buffer_RV = _pieces(logits_RV)
     for start in pieces:
         stop = start + pieces.step
-        grad_RV = logits_RV[start:stop].float()
+        raw_RV = logits_RV[start:stop]
+        grad_RV = buffer_RV[: len(raw_RV)].copy_(raw_RV)
         slope_RV = None
         if cap is not None:
-            grad_RV = soft_cap(grad_RV, cap)
-            slope_RV = 1 - (grad_RV / cap).square_()
+            grad_RV.div_(cap).tanh_()
+            slope_RV = 1 - grad_RV.square()
+            grad_RV.mul_(cap)
         grad_RV.sub_(lse_R[start:stop, None]).exp_().mul_(-total_R[start:stop, None])
         here = (row_M >= start) & (row_M < stop)
         grad_RV.index_put_((row_M[here] - start, target_M[here]), grad_M[here], accumulate=True)
         if slope_RV is not None:
             grad_RV.mul_(slope_RV)
-        logits_RV[start:stop] = grad_RV
+        raw_RV.copy_(grad_RV)

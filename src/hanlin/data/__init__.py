@@ -1,0 +1,1 @@
+"""From files to packed batches: read preference pairs, fit their lengths, pack them, deliver them step by step."""

@@ -1,0 +1,110 @@
+"""From the [data] section of a recipe to encoded pairs: read, encode, fit to length, hold out, and say what was dropped.
+
+The held-out pairs are either files of their own or the last `held_out_pairs` of the training pairs in the order of a fixed shuffle, so that
+they do not depend on the training seed.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hanlin.config import Section
+from hanlin.data.lengths import LengthReport, fit_lengths
+from hanlin.data.sources import RowReport, read_preferences
+from hanlin.errors import ConfigError, DataError
+from hanlin.text.chat import ChatFormat
+from hanlin.text.encode import encode_pair
+from hanlin.text.tokenizer import Tokenizer
+from hanlin.types import EncodedPair, Message, Preference
+
+_HOLD_OUT_SEED = 20_260
+
+
+class DataConfig(Section):
+    """The [data] section: which pairs, how long, and what happens to those that do not fit."""
+
+    train: tuple[str, ...]
+    """Files (.json, .jsonl, .parquet), folders of them, or hub data sets ("org/name", "org/name:subset")."""
+    held_out: tuple[str, ...] = ()
+    """Pairs that are never trained on, for evaluation while training and after."""
+    held_out_pairs: int = 0
+    """Without `held_out`: how many of the training pairs to set aside instead."""
+    max_length: int = 8192
+    """Tokens of prompt plus the longer answer."""
+    on_long: Literal["drop", "truncate_prompt", "error"] = "drop"
+    on_bad_row: Literal["error", "skip"] = "error"
+    shuffle: bool = True
+    """False keeps the order of the files in every epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Encoded pairs ready to train on, with the reports of what happened to the others."""
+
+    train: list[EncodedPair]
+    held_out: list[EncodedPair]
+    rows: RowReport
+    lengths: LengthReport
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the training pairs' ids in order: a resumed run must see the same data."""
+        digest = hashlib.sha256()
+        for pair in self.train:
+            for ids in (pair.prompt, pair.chosen, pair.rejected):
+                digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]:
+    """The messages, opened by the system text unless they bring their own or it is empty."""
+    if not system or (messages and messages[0].role == "system"):
+        return tuple(messages)
+    return (Message("system", system), *messages)
+
+
+def encode_preferences(
+    preferences: Sequence[Preference], format: ChatFormat, tokenizer: Tokenizer, *, system: str = ""
+) -> list[EncodedPair]:
+    """Encode every pair; a pair that the format cannot hold raises TemplateError naming it."""
+    encoded = []
+    for preference in preferences:
+        prompt = with_system(preference.prompt, system)
+        whole = Preference(
+            prompt, preference.chosen, preference.rejected, preference.id, preference.category, preference.fault
+        )
+        encoded.append(encode_pair(whole, format, tokenizer))
+    return encoded
+
+
+def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") -> PreparedData:
+    """Read, encode and fit everything that the [data] section names.
+
+    Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where nothing is left to train on.
+    """
+    if config.held_out and config.held_out_pairs:
+        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
+
+    def read(paths: tuple[str, ...]) -> tuple[list[EncodedPair], RowReport, LengthReport]:
+        preferences, rows = read_preferences(paths, on_bad_row=config.on_bad_row)
+        encoded = encode_preferences(preferences, format, tokenizer, system=system)
+        fitted, lengths = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long)
+        return fitted, rows, lengths
+
+    train, rows, lengths = read(config.train)
+    held_out: list[EncodedPair] = []
+    if config.held_out:
+        held_out = read(config.held_out)[0]
+    elif config.held_out_pairs:
+        if config.held_out_pairs >= len(train):
+            raise ConfigError(f"data.held_out_pairs = {config.held_out_pairs} leaves none of {len(train)} pairs to train on")
+        order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(train))
+        apart = set(order[: config.held_out_pairs].tolist())
+        held_out = [pair for index, pair in enumerate(train) if index in apart]
+        train = [pair for index, pair in enumerate(train) if index not in apart]
+    if not train:
+        raise DataError(f"no usable pair in {', '.join(config.train)}: {rows.rows} rows read, none kept; see the reasons above")
+    return PreparedData(train, held_out, rows, lengths)

@@ -1,0 +1,136 @@
+"""Reads and writes .safetensors files one tensor, and of that a few megabytes, at a time.
+
+The `safetensors` package maps or copies whole files; here a tensor goes from the file straight into memory that
+already exists, on whatever device and in whatever dtype, so that loading and saving never hold a second copy of a
+model. The format is 8 bytes of header length, a JSON header, then the data
+(https://github.com/huggingface/safetensors#format).
+"""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from hanlin.errors import CheckpointError
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_CHUNK_BYTES = 4 * 2**20
+_MAX_HEADER_BYTES = 100 * 2**20  # the safetensors package's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor lies in a .safetensors file."""
+
+    path: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int  # bytes from the beginning of the file
+    num_bytes: int
+
+    def copy_to(self, out: Tensor) -> None:
+        """Fill `out`, which has this shape, any device and any float dtype."""
+        flat, done = out.view(-1), 0
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            for chunk in self._chunks(file):
+                flat[done : done + chunk.numel()].copy_(chunk)
+                done += chunk.numel()
+
+    def equals(self, other: "StoredTensor") -> bool:
+        """True where both hold the same bytes in the same dtype and shape."""
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        with self.path.open("rb") as mine, other.path.open("rb") as theirs:
+            mine.seek(self.start)
+            theirs.seek(other.start)
+            pairs = zip(self._chunks(mine), other._chunks(theirs), strict=True)
+            return all(torch.equal(one.view(torch.uint8), two.view(torch.uint8)) for one, two in pairs)
+
+    def _chunks(self, file: BinaryIO):
+        buffer = torch.empty(min(self.num_bytes, _CHUNK_BYTES), dtype=torch.uint8)
+        for offset in range(0, self.num_bytes, _CHUNK_BYTES):
+            chunk = buffer[: min(_CHUNK_BYTES, self.num_bytes - offset)]
+            if file.readinto(chunk.numpy()) != len(chunk):  # pyright: ignore[reportAttributeAccessIssue]
+                raise CheckpointError(
+                    f"{self.path}: the file ends inside tensor {self.name}; copy or download it again"
+                )
+            yield chunk.view(self.dtype)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file by name, checked to lie within it. Raises CheckpointError unless the file is whole."""
+    again = "copy or download it again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (header_length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+            if size < 8 or not 2 <= header_length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise CheckpointError(f"{path}: not a whole .safetensors file ({size:,} bytes); {again}")
+            header = json.loads(file.read(header_length))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the header is not JSON ({error}); {again}") from error
+    tensors = {}
+    try:
+        for name, entry in header.items():
+            if name != "__metadata__":
+                tensors[name] = _stored(path, name, entry, 8 + header_length)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: the header does not follow the safetensors format ({error!r}); {again}"
+        ) from error
+    needed = max((tensor.start + tensor.num_bytes for tensor in tensors.values()), default=0)
+    if size < needed:
+        raise CheckpointError(f"{path}: truncated, {size:,} bytes where the header needs {needed:,}; {again}")
+    return tensors
+
+
+def _stored(path: Path, name: str, entry: dict[str, object], data_start: int) -> StoredTensor:
+    shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]  # pyright: ignore
+    dtype = DTYPES.get(str(entry["dtype"]))
+    if dtype is None:
+        raise CheckpointError(
+            f"{path}: tensor {name} is stored as {entry['dtype']}; supported: {', '.join(DTYPES)} "
+            "(open the unquantized checkpoint, or a GGUF file)"
+        )
+    elements = 1
+    for length in shape:
+        elements *= length
+    if start < 0 or stop - start != elements * dtype.itemsize:
+        raise ValueError(f"{name}: {stop - start} bytes for shape {list(shape)}")
+    return StoredTensor(path, name, dtype, shape, data_start + start, stop - start)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write `tensors` to a new file as `dtype` and flush it to the disk; lets OSError travel.
+
+    The metadata {"format": "pt"} is what transformers asks for.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors.items():
+        stop = offset + tensor.numel() * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
+        offset = stop
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    step = _CHUNK_BYTES // dtype.itemsize
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for tensor in tensors.values():
+            flat = tensor.detach().contiguous().view(-1)
+            for start in range(0, len(flat), step):
+                chunk = flat[start : start + step].to(device="cpu", dtype=dtype)
+                file.write(chunk.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,94 @@
+"""A recipe: everything that tells one training run from another. TOML states the differences; the resolved recipe is saved with the run."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from hanlin.config import Section
+from hanlin.data.prepare import DataConfig
+from hanlin.objectives.orpo import OrpoConfig
+
+
+class ModelSection(Section):
+    """The [model] section: where training starts from."""
+
+    path: str
+    """A directory, a .gguf file, a hub id ("org/name") or one of the known small models (`hanlin inspect --help`)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that the optimizer changes; keep float32 unless memory forbids."""
+    compute: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of matrix products; "auto" is bfloat16."""
+
+
+class ChatSection(Section):
+    """The [chat] section: how conversations become text."""
+
+    format: str | None = None
+    """A name in `hanlin.text.chat.FORMATS`; chosen by the tokenizer's control pieces when left out."""
+    system: str = ""
+    """System text for conversations that bring none."""
+    date: str | None = None
+    """Today's date in formats that print one (Llama 3.1, 3.2); "26 Jul 2024" when left out, as in the templates."""
+    follow: Literal["format", "template"] | None = None
+    """Only where the checkpoint's own template disagrees with the format: "format" trains with ours and saves ours as the template."""
+
+
+class TrainingConfig(Section):
+    """The [training] section: steps, optimizer and how often to look."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    """Ends the run earlier (or later) than `epochs` would."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Ends the run with the step that passes this many stream tokens."""
+    batch_pairs: int = Field(default=64, gt=0)
+    """Pairs of one optimizer step, over all devices and micro-batches."""
+    tokens_per_pass: int = Field(default=2048, gt=0)
+    """Stream tokens of one forward and backward pass: memory, not results, depends on it."""
+    learning_rate: float = Field(default=5e-6, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of the steps."""
+    optimizer: Literal["adamw", "paged_adamw_32bit"] = "adamw"
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(default=1e-8, gt=0)
+    clip: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+    seed: int = 42
+    evaluate_every: int = Field(default=0, ge=0)
+    """Steps between evaluations on the held-out pairs; 0: only before and after."""
+    save_every: int = Field(default=0, ge=0)
+    """Steps between checkpoints; 0: only when interrupted."""
+    keep_last: int = Field(default=2, gt=0)
+    """Checkpoints kept; older ones are removed."""
+    device: str = "auto"
+    """"auto" is CUDA where there is one, else the CPU."""
+
+
+class OutputSection(Section):
+    """The [output] section: where the run is written, and how."""
+
+    directory: str | None = None
+    """Run directory; runs/NAME-OF-THE-RECIPE when left out."""
+    save_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+
+class Recipe(Section):
+    """One training run."""
+
+    model: ModelSection
+    data: DataConfig
+    chat: ChatSection = ChatSection()
+    objective: OrpoConfig = OrpoConfig()
+    training: TrainingConfig = TrainingConfig()
+    output: OutputSection = OutputSection()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.training.optimizer == "paged_adamw_32bit":
+            raise ValueError(
+                'training.optimizer = "paged_adamw_32bit" pages optimizer states to CPU memory through bitsandbytes, which Hanlin does not '
+                'have yet; "adamw" computes the same update and needs 8 bytes a parameter on the device'
+            )
+        return self
