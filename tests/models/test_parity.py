@@ -1,4 +1,4 @@
-"""Our logits against `transformers` in fp32, on random small models of every family, in both directions of the border."""
+"""Our logits against `transformers` in fp32, on random small models of every family, reading and writing."""
 
 import os
 

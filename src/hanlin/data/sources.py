@@ -87,7 +87,8 @@ def read_preferences(
             raise DataError(f"{file} holds no rows; expected preference pairs (prompt, chosen, rejected)")
         if num_bad and on_bad_row == "error":
             more = f" ({num_bad - 1} more bad rows of {rows - before} in this file)" if num_bad > 1 else ""
-            raise DataError(f'{first_bad}{more}; mend it, or set on_bad_row = "skip" to leave such rows out')
+            skip = ', or set on_bad_row = "skip" to leave such rows out' if num_bad < rows - before else ""
+            raise DataError(f"{first_bad}{more}; mend it{skip}")
     report = RowReport(
         files=tuple(map(str, files)),
         rows=rows,
@@ -123,8 +124,8 @@ def fetch_dataset(name: str, *, cache: Path | None = None) -> Path:
     except (HfHubHTTPError, OSError, ValueError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FetchError(
-            f"{name} is no file or folder here, and as a dataset of the hub it cannot be fetched: {why} "
-            "Check the name and the network, or download it elsewhere and name the folder"
+            f"{name} is no file or folder here, and as a dataset of the hub it cannot be fetched: {why}; "
+            "check the name and the network, or download it elsewhere and name the folder"
         ) from None
     return Path(folder)
 
@@ -168,7 +169,7 @@ def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _choose_split(folder: Path, *, subset: str | None) -> tuple[list[Path], list[Path]]:
-    """A hub dataset's files named after the subset, and of these the training split where splits are named; the others."""
+    """A hub dataset's files named after the subset, of these the training split where splits are named; the others."""
     files, other = _walk(folder)
 
     def having(words: str, among: list[Path]) -> list[Path]:

@@ -170,7 +170,7 @@ def build_tokenizer(vocabulary: GgufVocabulary, path: Path) -> Tokenizer:
     else:
         raise CheckpointError(
             f"{path}: tokenizer kind {vocabulary.model!r} (add_space_prefix {vocabulary.adds_space}) is not supported; "
-            "expected byte-level BPE ('gpt2' with merges) or Gemma's SentencePiece ('llama' with scores, without space prefix)"
+            "expected 'gpt2' with merges (byte-level BPE) or 'llama' with scores and without space prefix (Gemma)"
         )
     _add(tokenizer, vocabulary, CONTROL, special=True)
     _add(tokenizer, vocabulary, USER_DEFINED, special=False)

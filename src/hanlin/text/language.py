@@ -44,17 +44,19 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0
 
 _FENCE = re.compile(r"^[ \t>]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:^[ \t>]*\1[ \t]*$|\Z)", re.S | re.M)
 _PROSE_FENCES = ("", "text", "txt", "markdown", "md", "plaintext", "plain")
+_INLINE_CODE = re.compile(r"(``?)[^`\n]+?\1(?!`)")
 _CODE_SIGNS = re.compile(r"[{}();=<>$|_\\#│├└]|\w\.\w")
 _CODE_LINE = re.compile(
-    r"^[ \t>]*(?:"
+    r"^[ \t]*+(?:"
     r"(?:def|class|return|print|elif|except|finally|#include|using|package|public|private|protected|static|void|int|float"
     r"|double|char|bool|var|let|const|function|func|fn|SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|FROM|WHERE)"
     r"\b[^\n]*[(){};=<>*]"
-    r"|import [\w.{][^\n]*[.;'\"]|(?:import|from) [\w.]+(?: import [\w., *()]+)?(?: as \w+)?[ \t]*$"
-    r"|(?:for|while|if|with|try|else)\b[^\n]*[:{][ \t]*$"
+    r"|import [\w.{][^\n]*[.;'\"]|return [\w.]+[ \t]*$"
+    r"|(?:import|from) [\w.]+(?: import [\w., *()]+)?(?: as \w+)?[ \t]*$"
+    r"|(?:for|while|if|with|try|else)\b[^\n]*[:{][ \t]*(?:(?:#|//)[^\n]*)?$"
     r"|[\w.\[\]]+[ \t]*[-+*/]?=[ \t]*\S"
     r"|[\w.]+\([^\n]*\)[;,]?[ \t]*$"
-    r"|[^\n]*[{}][ \t]*$|[^\n]*[()=\[\]+\"][^\n]*;[ \t]*$"
+    r"|[^\n]*[{}][ \t]*$|(?=[^\n]*[()=\[\]+\"])[^\n]*;[ \t]*$"
     r"|[ {}()\[\];,]+$"
     r"|(?:\$|>>>|\.\.\.) [^\n" + _HAN + r"]*$"
     r")[^\n]*",
@@ -65,23 +67,22 @@ _COMMANDS = "pip3?|npm|npx|yarn|git|sudo|apt|apt-get|brew|conda|docker|kubectl|c
 _NOT_LANGUAGE = tuple(
     re.compile(pattern, re.S | re.A)
     for pattern in (
-        r"<!--.*?-->",
-        r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
+        r"<!--.{0,2000}?-->",
+        r"\$\$.{1,2000}?\$\$|\\\[.{1,2000}?\\\]|\\\(.{1,500}?\\\)|\\begin\{(\w+\*?)\}.{0,2000}?\\end\{\1\}",
         r"(?<![\\\w$])\$(?=[^\s$])[^$\n]{0,200}?(?<=[^\s\\$])\$(?![\d$])",  # pandoc's rule: $5 and $10 is money
-        r"(``?)[^`\n]+?\1(?!`)",
         r"\]\([^)\s]*\)",
         r"(?:https?|ftp)://[^\s" + _HAN + r"，。；！？、（）《》“”]+|www\.[\w./?=&%#-]+",
         r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+",
-        r"\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|io|cn|ai|dev)\b[\w./?=&%#-]*",
+        r"(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|io|cn|ai|dev)\b[\w./?=&%#-]*",
         r"</?[A-Za-z][^<>\n]{0,120}>",
         r"(?:[A-Za-z]:\\|(?<![\w)])(?:~|\.{1,2})?/)[\w.+-]+(?:[\\/][\w.+-]*)*",
-        rf"\b[\w.-]+\.(?:{_FILES})\b",
+        rf"(?<![\w.-])[\w.-]+\.(?:{_FILES})\b",
         rf"\b(?:{_COMMANDS}) [a-z][\w./=-]*(?: [\w./=:@-]+)*",
         r"\b[Hh]ello,? [Ww]orld\b",
-        r"\b[\w.]+\([\w., =\"']*\)",
+        r"(?<![\w.])[\w.]+\([\w., =|+*/\"'-]{0,200}\)",
         r"(?<!\w)(?:--?[A-Za-z][\w-]*|[@#][A-Za-z]\w*)",
         r"\\[a-zA-Z]+|&[a-z]+;",
-        r"\d[\d.,]*[ \t]*(?:[a-zA-Z]{1,3}(?:/[a-zA-Z]{1,3})?|bits?|bytes?|[kmgt]bps|kcal|mmHg)(?![\w'])",
+        r"(?<![\d.,])\d[\d.,]*+[ \t]*(?:[a-zA-Z]{1,3}(?:/[a-zA-Z]{1,3})?|bits?|bytes?|[kmgt]bps|kcal|mmHg)(?![\w'])",
     )
 )
 _GLOSS = re.compile(rf"(?<=[{_HAN}》”」’*`])([ \t]*[（(])([^（）()\n]{{1,120}})(?=[)）])")
@@ -157,7 +158,7 @@ class Evidence:
         if (self.kana >= 2 and 4 * self.kana >= self.han) or self.other > self.han + 4 * self.words:
             return "other"
         if self.han == 0:
-            foreign = self.words >= 5 and self.other_function > self.english_function
+            foreign = self.words >= 5 and self.other_function > max(1, self.english_function)
             return "other" if foreign else "en" if self.words else "none"
         return "zh" if HAN_WORTH * self.han >= self.english else "en"
 
@@ -167,15 +168,19 @@ class Evidence:
         return (self.han > 0 and self.english > 0) or (self.stray and self.language != "other")
 
 
+def strip_code(text: str) -> str:
+    """Replace fenced code (an open fence reaches to the end) and inline code by a space."""
+    text = _FENCE.sub(lambda fence: "\n" if _is_code(fence[2], fence[3]) else f"\n{fence[3]}\n", text)
+    return _INLINE_CODE.sub(" ", text)
+
+
 def strip_uncounted(text: str, *, quotes: bool = True) -> str:
     """Replace by a space all that is in no language: code, formulas, URLs, units, glosses and (`quotes`) quotations.
 
     Newlines between lines stay. A gloss is a Latin term in brackets after a Chinese one, 机器学习（Machine Learning）,
     or a Han term in brackets after a Latin one. A fence without a language that holds prose is no code and stays.
     """
-    text = text.translate(_FULL_WIDTH)
-    text = _FENCE.sub(lambda fence: "\n" if _is_code(fence[2], fence[3]) else f"\n{fence[3]}\n", text)
-    text = _CODE_LINE.sub(" ", text)
+    text = _CODE_LINE.sub(" ", strip_code(text.translate(_FULL_WIDTH).replace(r"\_", "_")))
     for pattern in _NOT_LANGUAGE:
         text = pattern.sub(" ", text)
     text = _GLOSS.sub(lambda gloss: f"{gloss[1]} {_without_term(gloss[2])}", text)
@@ -236,12 +241,11 @@ def _count(line: str, license: License) -> Evidence:
     runs: list[str] = []
     for match in _RUN.finditer(kept):
         run = _WORD.findall(match[0])
-        if license.allows_run(run) or _PINYIN.search(match[0].casefold()):
+        if run == ["I"] or license.allows_run(run) or _PINYIN.search(match[0].casefold()):
             continue
-        counted = [word for word in run if _kind(word) in ("title", "lower") or _is_shout(run)]
-        words += len(counted)
+        words += len(run) if _is_shout(run) else sum(_kind(word) != "name" for word in run)
         english_function += sum(word.casefold() in ENGLISH_FUNCTION for word in run)
-        other_function += sum(word.casefold() in OTHER_FUNCTION for word in run)
+        other_function += sum(word in OTHER_FUNCTION for word in run)
         if _is_english(run, alone=han == 0):
             runs.append(" ".join(run))
     kana, other = len(re.findall(rf"[{_KANA}]", kept)), len(re.findall(rf"[{_OTHER}]", kept))

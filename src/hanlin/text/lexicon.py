@@ -60,27 +60,27 @@ ORDINARY = _words("""
     pros provide provided provides providing purchase purpose put quality question questions quickly quite rather
     reach reaction reactions readers ready real reality really reason receive received reducing regarding regular
     rejected related relationships release relevant report represents require required requires research resources
-    rest result results review reviews risk risks room safe safety said same satisfaction say scene schedule school
-    science season security see seems seen selection sense sentence service setting several share shared sharing she
-    should shows significant significantly similar simple simplify simply since sister situation situations skills
-    small smaller smooth social society software solution solutions solve some someone something sorry special
-    specific standards starting step steps still story strategies strategy strong structure student students study
-    subject success successful such suggest suggestion suggests suitable summary supply support sure take taken
-    takes taking talk teacher team techniques technologies technology tell than thank thanks the their them
-    themselves then therapy there these they thing things think third those though thought through throughout time
-    times tip tips tired today together tomorrow too took top topic touch towards traditional translation
-    transportation travel treatment two typically under understand understanding unique units until use used users
-    uses using usually valuable variety various very visit want was water way ways we weather week weekend welcome
-    well went were what when where whether which who whole why will win within without woman women won wonderful
-    words work workflow working works world would writing written years yes yesterday you young your yourself
+    rest results review reviews risk risks room safe safety said same satisfaction say scene schedule school science
+    season security see seems seen selection sense sentence service setting several share shared sharing she should
+    shows significant significantly similar simple simplify simply since sister situation situations skills small
+    smaller smooth social society software solution solutions solve some someone something sorry special specific
+    standards starting step steps still story strategies strategy strong structure student students study subject
+    success successful such suggest suggestion suggests suitable summary supply support sure take taken takes taking
+    talk teacher team techniques technologies technology tell than thank thanks the their them themselves then
+    therapy there these they thing things think third those though thought through throughout time times tip tips
+    tired today together tomorrow too took top topic touch towards traditional translation transportation travel
+    treatment two typically under understand understanding unique units until use used users uses using usually
+    valuable variety various very visit want was water way ways we weather week weekend welcome well went were what
+    when where whether which who whole why will win within without woman women won wonderful words work workflow
+    working works world would writing written years yes yesterday you young your yourself
 """)
 
 # Interjections and sentence openers: English even when they stand alone and capitalised (Sure！以下是……).
 OPENERS = _words("""
-    absolutely additionally also and answer because but certainly conclusion finally first furthermore good great
-    hello here hey hi however i i'd i'll i'm in indeed it let let's moreover nice no note of okay overall please
-    really regarding second so sorry sure thank thanks that that's the then there therefore these they this those to
-    very we welcome well what when where which why yes you you're your
+    absolutely additionally also answer because certainly conclusion finally first furthermore good great hello here
+    hey hi however i'd i'll i'm indeed let let's moreover nice note okay overall please really second so sorry sure
+    thank thanks that that's then there therefore these they this those very we welcome well what when where which
+    why yes you you're your
 """)
 
 # Lower-case words that stand inside titles and names: Lord of the Rings, Ludwig van Beethoven.
@@ -93,10 +93,9 @@ ENGLISH_FUNCTION = _words("""
     what when which who will with would you your
 """)
 OTHER_FUNCTION = _words("""
-    aber al auch auf avec che como con da dans das dem den der des di du e ein eine el elle est et eu fait für gli
-    ich il ist je la las le les lo los mais mit muy nach nicht nous não o oder os ou par para pas per più por pour
-    qu que qui se sehr sich sie sind son sono su sur também um uma un una und une unos van vous wie wir y zu é été
-    être
+    aber auch auf avec che como con da dans das dem den der des di du ein eine el elle est et eu fait für gli ich il
+    ist je la las le les lo los mais mit muy nach nicht nous não oder os ou par para pas per più por pour qu que qui
+    se sehr sich sie sind son sono su sur também um uma un una und une unos van vous wie wir zu é été être
 """)
 
 # Endings that mark a lower-case word of six letters or more as ordinary English, and the technical terms among those.

@@ -1,0 +1,69 @@
+# Everything happens inside .venv, which `setup` makes. `make` alone lists the targets.
+# Paths are relative, so a checkout whose path has spaces works too.
+
+PYTHON ?= python3
+# The release that the numbers in benchmarks/ and docs/ were measured with. It goes in first and alone: asked for
+# together with the rest, pip may pick another build. Another build: make setup TORCH="torch==2.13.0 --index-url ..."
+TORCH ?= torch==2.13.0
+# Which tests run: `make test MARKS=slow`, `make test MARKS=gpu`, or `make test ARGS="tests/text -x"` for a few.
+MARKS ?= not slow and not gpu
+ARGS ?=
+BENCHMARKS ?= benchmarks/*.py
+
+BIN = .venv/bin
+READY = .venv/.ready
+BENCH_READY = .venv/.ready-bench
+
+.PHONY: help setup demo test check docs assets bench
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## make .venv and install Hanlin with its tools
+
+demo: setup ## tune a real model, show before and after, chat (MODEL=... DATA=... for your own)
+	@$(BIN)/hanlin demo $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"}
+
+test: setup ## run the tests; those that need assets skip until `make assets`
+	$(BIN)/python -m pytest -m "$(MARKS)" $(ARGS)
+
+check: setup ## the whole gate: format, lint, types, docs, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python docs/generate.py --check
+	$(MAKE) test
+
+docs: setup ## write the generated parts of the docs anew
+	$(BIN)/python docs/generate.py
+
+assets: setup ## fetch the real tokenizers and weights that some tests need (about 500 MB)
+	$(BIN)/python tests/fetch_assets.py
+
+bench: $(BENCH_READY) ## run the benchmarks (BENCHMARKS="benchmarks/one.py" for some)
+	@for file in $(BENCHMARKS); do \
+	    [ -f "$$file" ] || { echo "there is no $$file"; exit 2; }; \
+	    echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
+	done
+
+# The stamp is newer than pyproject.toml once everything is installed, so a second `make setup` does nothing.
+$(READY): pyproject.toml
+	@set -e; for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
+	    if [ -x $(BIN)/python ] && $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	        break; \
+	    elif "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	        echo "making .venv with $$("$$python" --version)"; "$$python" -m venv --clear .venv; break; \
+	    fi; \
+	done; \
+	if ! [ -x $(BIN)/python ] || ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	    echo "Hanlin needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || echo missing)." >&2; \
+	    echo "Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2; \
+	fi
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $(READY)
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@touch $(BENCH_READY)

@@ -1,0 +1,187 @@
+"""The heart: one loop over optimizer steps, the same for every objective.
+
+What a step will score is counted before its first forward pass, and every micro-batch divides by those counts, so the result does not depend on
+how the step is split. The order of the data comes from a seed and the step number alone; nothing else is remembered, so a run that was
+killed goes on bit for bit. Ctrl-C (or SIGTERM) lets the step finish, saves and returns.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hanlin.data.loader import PairOrder
+from hanlin.data.pack import count_pairs, pack_all
+from hanlin.errors import TrainingError
+from hanlin.models.transformer import Transformer
+from hanlin.objectives.orpo import OrpoConfig, orpo
+from hanlin.objectives.scores import PairScore, score_pairs
+from hanlin.training.checkpoint import Progress
+from hanlin.training.recipe import TrainingConfig
+from hanlin.training.schedule import learning_rate_factor
+from hanlin.types import EncodedPair
+
+
+class Observer(Protocol):
+    """Is told what happens; draws progress bars, writes logs."""
+
+    def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None: ...
+    def evaluated(self, progress: Progress, scores: Sequence[PairScore]) -> None: ...
+    def saved(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that the loop works on. `save` writes a checkpoint of the given progress and returns where."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    train: Sequence[EncodedPair]
+    held_out: Sequence[EncodedPair]
+    objective: OrpoConfig
+    config: TrainingConfig
+    num_steps: int
+    order: PairOrder
+    save: Callable[[Progress], Path]
+
+
+def make_optimizer(model: Transformer, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW (arXiv 1711.05101), fused; weight decay on matrices only, not on norms and biases."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
+    )
+
+
+def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: TrainingConfig) -> int:
+    """Optimizer steps of the run: what `epochs` gives, unless `steps` or `tokens` say otherwise."""
+    num_steps = config.steps if config.steps is not None else order.num_steps
+    if config.tokens is None:
+        return num_steps
+    tokens = 0
+    for step in range(num_steps):
+        tokens += sum(pairs[index].num_tokens for index in order.step(step))
+        if tokens >= config.tokens:
+            return step + 1
+    return num_steps
+
+
+def run(job: Job, start: Progress, observer: Observer) -> Progress:
+    """Train from `start` to the last step, or until interrupted; returns how far it came. The last step is not saved here."""
+    progress = start
+    job.model.train()
+    with _interruptible() as interrupted:
+        while progress.step < job.num_steps:
+            progress, metrics = _step(job, progress)
+            observer.step(progress, job.num_steps, metrics)
+            if progress.step == job.num_steps:
+                break
+            if _is_due(progress.step, job.config.evaluate_every) and job.held_out:
+                observer.evaluated(progress, evaluate(job.model, job.held_out, job.config))
+            if interrupted.is_set() or _is_due(progress.step, job.config.save_every):
+                observer.saved(job.save(progress))
+            if interrupted.is_set():
+                break
+    job.model.eval()
+    return progress
+
+
+def evaluate(model: Transformer, pairs: Sequence[EncodedPair], config: TrainingConfig) -> list[PairScore]:
+    """Scores of pairs under the model, streamed with the recipe's token budget."""
+    return score_pairs(model, pack_all(pairs, max_tokens=config.tokens_per_pass))
+
+
+def _step(job: Job, progress: Progress) -> tuple[Progress, dict[str, float]]:
+    """One optimizer step: forward and backward over its micro-batches, check, clip, update."""
+    began = time.perf_counter()
+    config, model = job.config, job.model
+    pairs = [job.train[index] for index in job.order.step(progress.step)]
+    counts = count_pairs(pairs, score_prompt=job.objective.scores_prompt)
+    losses: list[tuple[Tensor, tuple[str, ...]]] = []
+    sums: dict[str, Tensor] = {}
+    tokens = logical = 0
+    for _, batch in pack_all(pairs, max_tokens=config.tokens_per_pass, score_prompt=job.objective.scores_prompt):
+        loss = orpo(model, batch.to(model.device), counts, config=job.objective)
+        loss.total.backward()
+        losses.append((loss.total.detach(), batch.ids_P))
+        for name, value in loss.terms.items():
+            sums[name] = sums[name] + value if name in sums else value
+        tokens += batch.num_tokens
+        logical += batch.num_logical_tokens
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    _check_finite(progress.step + 1, losses, norm)
+    factor = learning_rate_factor(
+        progress.step, num_steps=job.num_steps, warmup=config.warmup, schedule=config.schedule
+    )
+    for group in job.optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+    job.optimizer.step()
+    job.optimizer.zero_grad(set_to_none=True)
+    done = replace(
+        progress, step=progress.step + 1, pairs=progress.pairs + len(pairs), tokens=progress.tokens + tokens
+    )
+    seconds = time.perf_counter() - began
+    metrics = {
+        "loss": sum(loss.item() for loss, _ in losses),
+        **{name: value.item() for name, value in sums.items()},
+        "grad_norm": norm.item(),
+        "learning_rate": config.learning_rate * factor,
+        "epoch": done.pairs / job.order.num_pairs,
+        "num_tokens": float(done.tokens),
+        "tokens_per_second": tokens / seconds,
+        "logical_tokens_per_second": logical / seconds,
+        "pairs_per_second": len(pairs) / seconds,
+    }
+    return done, metrics
+
+
+def _check_finite(step: int, losses: Sequence[tuple[Tensor, tuple[str, ...]]], norm: Tensor) -> None:
+    """Stop before the update when anything is inf or nan, naming the pairs."""
+    bad = [ids for loss, ids in losses if not math.isfinite(loss.item())]
+    if not bad and math.isfinite(norm.item()):
+        return
+    ids = [name for group in (bad or [ids for _, ids in losses]) for name in group]
+    what = "loss" if bad else "gradient norm"
+    raise TrainingError(
+        f"step {step}: the {what} is not finite; nothing was updated. Pairs of this step: {', '.join(ids[:20])}. "
+        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole (--resume)"
+    )
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,262 @@
+"""From a recipe to a run: opens the model and the data, decides where the run lives, trains, and leaves a finished model directory."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hanlin.config import dump_toml, load_recipe
+from hanlin.data.loader import PairOrder
+from hanlin.data.prepare import PreparedData, prepare_data
+from hanlin.errors import ConfigError, TemplateError
+from hanlin.models.fetch import resolve
+from hanlin.models.transformer import Transformer
+from hanlin.models.weights import load_model, save_model, write_generation_config
+from hanlin.objectives.scores import PairScore
+from hanlin.text.audit import audit, choose_format, side_by_side
+from hanlin.text.chat import FORMATS, ChatFormat
+from hanlin.text.encode import stop_ids
+from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.allocator import keep_freed_memory
+from hanlin.training.card import model_card
+from hanlin.training.checkpoint import Progress, checkpoints, restore_checkpoint, save_checkpoint
+from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
+from hanlin.training.metrics import MetricsLog, plot_metrics
+from hanlin.training.recipe import ChatSection, Recipe, TrainingConfig
+
+RECIPE = "recipe.toml"
+# What may change between a run and its resumption without changing its numbers.
+_FREE_TO_CHANGE = ("evaluate_every", "save_every", "keep_last")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a recipe names, opened, all but the weights: enough for a dry run."""
+
+    recipe: Recipe
+    source: Path
+    tokenizer: Tokenizer
+    format: ChatFormat
+    data: PreparedData
+
+    @property
+    def order(self) -> PairOrder:
+        config = self.recipe.training
+        epochs = config.epochs if config.steps is None else config.steps * config.batch_pairs / len(self.data.train)
+        return PairOrder(
+            len(self.data.train),
+            batch_pairs=config.batch_pairs,
+            epochs=epochs,
+            seed=config.seed,
+            shuffle=self.recipe.data.shuffle,
+        )
+
+    @property
+    def num_steps(self) -> int:
+        return count_steps(self.order, self.data.train, self.recipe.training)
+
+
+def open_material(recipe: Recipe, *, on_note: Callable[[str], None] = _log.warning) -> Material:
+    """Resolve the model, open its tokenizer, settle the chat format and prepare the data."""
+    source = resolve(recipe.model.path)
+    tokenizer = open_tokenizer(source)
+    format = settle_format(tokenizer, recipe.chat, on_note=on_note)
+    data = prepare_data(recipe.data, format, tokenizer, system=recipe.chat.system)
+    return Material(recipe, source, tokenizer, format, data)
+
+
+def open_tokenizer(source: Path) -> Tokenizer:
+    """The tokenizer of a model directory or GGUF file."""
+    return Tokenizer.from_gguf(source) if source.is_file() else Tokenizer.from_directory(source)
+
+
+def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[[str], None]) -> ChatFormat:
+    """The format to train with; a disagreement with the checkpoint's own template is an error unless the recipe takes a side."""
+    if chat.format is None:
+        format = choose_format(tokenizer, date=chat.date)
+    elif chat.format in FORMATS:
+        format = FORMATS[chat.format]
+    else:
+        raise ConfigError(f"chat.format = {chat.format!r} is unknown; known: {', '.join(FORMATS)}")
+    if chat.date is not None:
+        format = replace(format, date=chat.date)
+    result = audit(format, tokenizer, date=chat.date)
+    if result.missing_template:
+        on_note(f"the checkpoint has no chat template: using the {format.name} format")
+    elif not result.clean and chat.follow is None:
+        raise TemplateError(
+            f"the checkpoint's chat template and the {format.name} format disagree:\n{side_by_side(result.differences[0])}\n"
+            'Say chat.follow = "format" to train with ours (it is saved as the template), or choose another chat.format'
+        )
+    elif not result.clean and chat.follow == "template":
+        raise TemplateError(
+            f'chat.follow = "template" needs a format that renders as the checkpoint\'s template does; {format.name} does not, and no other '
+            "known one does: choose chat.format, or write the checkpoint's template as a format"
+        )
+    return format
+
+
+class Session:
+    """One training run on disk and in memory: `Session(material, directory)`, then `train`."""
+
+    def __init__(
+        self, material: Material, directory: Path, *, resume: bool, on_note: Callable[[str], None] = _log.warning
+    ) -> None:
+        """Load the weights, and the newest checkpoint where `resume` says so."""
+        self.material, self.directory = material, directory
+        recipe = material.recipe
+        found = checkpoints(directory)
+        if resume and found:
+            _same_recipe(directory / RECIPE, recipe)
+        elif not resume:
+            _refuse_overwriting(directory, found)
+        keep_freed_memory()
+        self.model = load_training_model(material, on_note=on_note)
+        self.optimizer = make_optimizer(self.model, recipe.training)
+        self.progress = Progress(
+            data=material.data.fingerprint, threads=torch.get_num_threads(), torch=str(torch.__version__)
+        )
+        if resume and found:
+            self.progress = self._restore(found[-1], on_note)
+        elif resume:
+            on_note(f"{directory} holds no checkpoint: starting from the beginning")
+        _create(directory)
+        _write_atomically(directory / RECIPE, dump_toml(recipe))
+        self.log = MetricsLog(directory, first_step=self.progress.step)
+
+    def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
+        here = self.progress
+        saved = restore_checkpoint(path, self.model, self.optimizer)
+        if saved.data != here.data:
+            raise ConfigError(f"{path} was trained on other data than the recipe names now: the run cannot go on with it")
+        if (saved.threads, saved.torch) != (here.threads, here.torch):
+            on_note(
+                f"resumed with {here.threads} threads and torch {here.torch} instead of {saved.threads} and {saved.torch}: "
+                "equal to the uninterrupted run up to rounding, not bit for bit"
+            )
+        return saved
+
+    def evaluate(self) -> list[PairScore]:
+        """Scores of the held-out pairs under the weights as they are."""
+        return evaluate(self.model, self.material.data.held_out, self.material.recipe.training)
+
+    def train(self, observer: Observer, *, results: str = "") -> bool:
+        """Run to the end, then write the finished model; False when interrupted (the checkpoint is saved)."""
+        recipe = self.material.recipe
+        job = Job(
+            model=self.model,
+            optimizer=self.optimizer,
+            train=self.material.data.train,
+            held_out=self.material.data.held_out,
+            objective=recipe.objective,
+            config=recipe.training,
+            num_steps=self.material.num_steps,
+            order=self.material.order,
+            save=self._save,
+        )
+        self.progress = run(job, self.progress, observer)
+        if self.progress.step < job.num_steps:
+            return False
+        self.write_model(self.directory)
+        plot_metrics(self.directory)
+        return True
+
+    def _save(self, progress: Progress) -> Path:
+        keep = self.material.recipe.training.keep_last
+        return save_checkpoint(
+            self.directory, progress, self.model, self.optimizer, write_model=self.write_model, keep_last=keep
+        )
+
+    def write_model(self, directory: Path, *, results: str = "") -> None:
+        """Write the model as a Hugging Face directory with tokenizer, template, stop ids, recipe and model card."""
+        material = self.material
+        tokenizer, format = material.tokenizer, material.format
+        stops = stop_ids(format, tokenizer)
+        follows_own = material.recipe.chat.follow == "format" or tokenizer.chat_template is None
+        template = format.jinja() if follows_own else tokenizer.chat_template
+        tokenizer.save(directory, chat_template=template, eos=format.stop)
+        ids = {"bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id}
+        write_generation_config(directory, eos_ids=stops, **ids, temperature=0.6, top_p=0.9)
+        _write_atomically(directory / RECIPE, dump_toml(material.recipe))
+        _write_atomically(directory / "README.md", model_card(material.recipe, results=results))
+        save_model(self.model, directory, dtype=material.recipe.output.save_dtype, eos_ids=stops, **ids)
+
+
+def load_training_model(material: Material, *, on_note: Callable[[str], None]) -> Transformer:
+    """Weights in the recipe's dtype on its device; matmuls in the recipe's compute dtype."""
+    section, device = material.recipe.model, pick_device(material.recipe.training)
+    model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
+    check_vocabulary(material.tokenizer, model)
+    model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
+    return model
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: Transformer) -> None:
+    """Refuse a tokenizer that can produce ids the model has no row for; one unused extra id (Gemma 3's image token) is normal."""
+    rows = model.config.vocab_size
+    if tokenizer.size > rows + 1:
+        raise ConfigError(
+            f"the tokenizer knows {tokenizer.size} ids, the model has rows for {rows}: they do not belong together; "
+            "take the tokenizer that came with these weights"
+        )
+
+
+def pick_device(config: TrainingConfig) -> torch.device:
+    """The recipe's device, or CUDA where there is one."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'training.device = "{config.device}" cannot be used ({reason}); use "auto" or "cpu"') from None
+    return device
+
+
+def run_directory(recipe: Recipe, recipe_path: Path) -> Path:
+    """Where the run goes: the recipe's [output], else runs/NAME-OF-THE-RECIPE."""
+    return Path(recipe.output.directory) if recipe.output.directory else Path("runs") / recipe_path.stem
+
+
+def _same_recipe(saved: Path, recipe: Recipe) -> None:
+    """Resuming under another recipe would be another run: name what differs."""
+    before = load_recipe(Recipe, saved).model_dump(exclude={"output"})
+    now = recipe.model_dump(exclude={"output"})
+    differing = [
+        f"{section}.{key} was {value!r}, is {now[section][key]!r}"
+        for section, values in before.items()
+        for key, value in values.items()
+        if value != now[section][key] and key not in _FREE_TO_CHANGE
+    ]
+    if differing:
+        raise ConfigError(f"the run in {saved.parent} began with another recipe: {'; '.join(differing)}")
+
+
+def _refuse_overwriting(directory: Path, found: Sequence[Path]) -> None:
+    if found:
+        raise ConfigError(
+            f"{directory} holds a run that came to {found[-1].name}: go on with --resume, or set output.directory to a new place"
+        )
+    if (directory / "config.json").exists():
+        raise ConfigError(f"{directory} holds a finished model: set output.directory to a new place")
+
+
+def _create(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"output.directory {directory} cannot be written ({error.strerror}); choose another") from None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
