@@ -1,7 +1,9 @@
 # Everything happens inside .venv, which `setup` makes. `make` alone lists the targets.
 # Paths are relative, so a checkout whose path has spaces works too.
 
-PYTHON ?= python3
+# Which Python makes .venv; without one the first of these that is new enough.
+PYTHON ?=
+CANDIDATES = $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11)
 # The release that the numbers in benchmarks/ and docs/ were measured with. It goes in first and alone: asked for
 # together with the rest, pip may pick another build. Another build: make setup TORCH="torch==2.13.0 --index-url ..."
 TORCH ?= torch==2.13.0
@@ -49,17 +51,15 @@ bench: $(BENCH_READY) ## run the benchmarks (BENCHMARKS="benchmarks/one.py" for 
 
 # The stamp is newer than pyproject.toml once everything is installed, so a second `make setup` does nothing.
 $(READY): pyproject.toml
-	@set -e; for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
-	    if [ -x $(BIN)/python ] && $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
-	        break; \
-	    elif "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
-	        echo "making .venv with $$("$$python" --version)"; "$$python" -m venv --clear .venv; break; \
+	@new='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	$(BIN)/python -c "import pip; $$new" 2> /dev/null && exit; \
+	for python in $(CANDIDATES); do \
+	    if "$$python" -c "$$new" 2> /dev/null; then \
+	        echo "making .venv with $$("$$python" --version)"; exec "$$python" -m venv --clear .venv; \
 	    fi; \
 	done; \
-	if ! [ -x $(BIN)/python ] || ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-	    echo "Hanlin needs Python 3.11 or newer; $(PYTHON) is $$("$(PYTHON)" --version 2>&1 || echo missing)." >&2; \
-	    echo "Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2; \
-	fi
+	for python in $(CANDIDATES); do echo "$$python: $$("$$python" --version 2>&1)" >&2; done; \
+	echo "Hanlin needs Python 3.11 or newer. Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2
 	$(BIN)/python -m pip install $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $(READY)

@@ -169,6 +169,7 @@ def test_defaults_that_differ_between_families() -> None:
     )
     assert config_from_hf({"model_type": "gemma2", "hidden_act": "gelu"}).activation == "gelu_tanh"
     assert config_from_hf({"model_type": "gemma2", "final_logit_softcapping": None}).logit_cap is None
+    assert config_from_hf({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}).attention_cap is None
     assert config_from_hf({"model_type": "gemma2"}).windows[:3] == (4096, None, 4096)
 
 

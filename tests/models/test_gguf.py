@@ -11,7 +11,7 @@ import torch
 from hanlin.errors import CheckpointError
 from hanlin.models.config import ModelConfig, RopeScaling
 from hanlin.models.families import config_from_hf
-from hanlin.models.gguf import KINDS
+from hanlin.models.gguf import KINDS, GgufTensor
 from hanlin.models.layers import rotary_frequencies
 from hanlin.models.layouts import names_to_gguf
 from hanlin.models.weights import count_parameters, load_model, open_checkpoint
@@ -71,7 +71,7 @@ def write_gguf(
     writer.add_block_count(LAYERS)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(FFN)
+    metadata.setdefault("feed_forward_length", FFN)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_key_length(HEAD_DIM)
@@ -209,6 +209,12 @@ def test_what_cannot_be_read_is_named(arguments: dict[str, Any], parts: list[str
         assert part in str(caught.value)
 
 
+def test_layers_that_differ_are_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", "llama", feed_forward_length=[512, 256])
+    with pytest.raises(CheckpointError, match=r"intermediate_size"):
+        load_model(tmp_path / "model.gguf")
+
+
 def test_unknown_architecture(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "mamba")
@@ -243,6 +249,7 @@ def test_real_files(name: str, count: int, assets: Path) -> None:
     with (assets / name).open("rb") as file:
         for ours in ("blocks.1.mlp.down.weight", "blocks.3.attention.value.weight"):
             stored = found.tensors[ours]
+            assert isinstance(stored, GgufTensor)
             block, block_bytes = gguf.GGML_QUANT_SIZES[stored.kind]
             file.seek(stored.start)
             raw = np.frombuffer(file.read(int(np.prod(stored.shape)) // block * block_bytes), dtype=np.uint8)

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,9 +134,10 @@ def test_transformers_opens_what_we_save(case: str, tmp_path: Path) -> None:
     random_model(case).save_pretrained(tmp_path / "theirs")
     model = load_model(tmp_path / "theirs")
     save_model(model, tmp_path / "ours", dtype="float32", bos_id=2, eos_ids=(1, 5), pad_id=0)
-    opened, report = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
+    opened, report = loaded
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert opened.config.eos_token_id == [1, 5]

@@ -94,12 +94,12 @@ def test_what_cannot_be_encoded_says_why(both: tuple[ChatFormat, Tokenizer]):
         encode_prompt([user, answer], format, tokenizer)
     with pytest.raises(TemplateError, match=r"^file.jsonl:3: the answer is empty"):
         encode_pair(Preference((user,), "ok", " \n", "file.jsonl:3"), format, tokenizer)
-    with pytest.raises(TemplateError, match="does not end with an assistant turn"):
+    with pytest.raises(TemplateError, match=r"^x: the conversation does not end with an assistant turn"):
         encode_conversation(Conversation((user,), "x"), format, tokenizer, score="last")
     with pytest.raises(TemplateError, match="no messages"):
         encode_prompt([], format, tokenizer)
-    with pytest.raises(DataError, match="surrogate"):
-        encode_prompt([Message("user", "\ud83d")], format, tokenizer)
+    with pytest.raises(DataError, match=r"^file.jsonl:4: character 2 .* surrogate"):
+        encode_pair(Preference((user,), "ok\ud83d", "no", "file.jsonl:4"), format, tokenizer)
     with pytest.raises(TemplateError, match="no control piece '<other>'"):
         encode_prompt([user], replace(format, opening="<other>"), tokenizer)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_control_pieces_typed_by_somebody_stay_text(tokenizer: Tokenizer):
     assert tokenizer.piece(id) == piece
     assert tokenizer.decode([id]) == ""
     assert tokenizer.decode([id], keep_control=True) == piece
+
+
+def test_a_pickled_tokenizer_still_keeps_control_out_of_text(tokenizer: Tokenizer):
+    again = pickle.loads(pickle.dumps(tokenizer))
+    text = "".join(tokenizer.control)
+    assert again.encode(text) == tokenizer.encode(text)
+    assert not set(again.encode(text)) & set(again.control.values())
 
 
 def test_added_tokens_that_are_not_special_stay_whole(directory: Path, gemma_gguf: Path):

@@ -5,18 +5,18 @@ they do not depend on the training seed.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from hanlin.config import Section
-from hanlin.data.lengths import LengthReport, fit_lengths
+from hanlin.data.lengths import LengthReport, PromptFrame, fit_lengths
 from hanlin.data.sources import RowReport, read_preferences
-from hanlin.errors import ConfigError, DataError
+from hanlin.errors import ConfigError, TemplateError
 from hanlin.text.chat import ChatFormat
-from hanlin.text.encode import encode_pair
+from hanlin.text.encode import encode_pair, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import EncodedPair, Message, Preference
 
@@ -42,12 +42,12 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Encoded pairs ready to train on, with the reports of what happened to the others."""
+    """Encoded pairs ready to train on, with the reports of what happened to the others: one of each for `train` and for `held_out` files."""
 
     train: list[EncodedPair]
     held_out: list[EncodedPair]
-    rows: RowReport
-    lengths: LengthReport
+    rows: tuple[RowReport, ...]
+    lengths: tuple[LengthReport, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -67,37 +67,71 @@ def with_system(messages: Sequence[Message], system: str) -> tuple[Message, ...]
 
 
 def encode_preferences(
-    preferences: Sequence[Preference], format: ChatFormat, tokenizer: Tokenizer, *, system: str = ""
+    preferences: Sequence[Preference],
+    format: ChatFormat,
+    tokenizer: Tokenizer,
+    *,
+    system: str = "",
+    on_bad_pair: Callable[[TemplateError], None] | None = None,
 ) -> list[EncodedPair]:
-    """Encode every pair; a pair that the format cannot hold raises TemplateError naming it."""
+    """Encode every pair. One that the format cannot hold raises TemplateError naming it, or is left out where `on_bad_pair` takes the error."""
     encoded = []
     for preference in preferences:
-        prompt = with_system(preference.prompt, system)
-        whole = Preference(
-            prompt, preference.chosen, preference.rejected, preference.id, preference.category, preference.fault
-        )
-        encoded.append(encode_pair(whole, format, tokenizer))
+        try:
+            whole = replace(preference, prompt=with_system(preference.prompt, system))
+            encoded.append(encode_pair(whole, format, tokenizer))
+        except TemplateError as error:
+            if on_bad_pair is None:
+                raise
+            on_bad_pair(error)
     return encoded
+
+
+def prompt_frame(format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") -> PromptFrame:
+    """The tokens around a prompt's content, read off two prompts that differ in their content only."""
+    one, other = (
+        encode_prompt(with_system([Message("user", text)], system), format, tokenizer) for text in ("a", "b")
+    )
+    return PromptFrame.between(one, other, turn=tokenizer.id(format.opening))
+
+
+def _with_refused(report: RowReport, refused: Sequence[TemplateError], format: ChatFormat) -> RowReport:
+    reason = f"the {format.name} format cannot hold it"
+    return replace(
+        report,
+        kept=report.kept - len(refused),
+        reasons={**report.reasons, reason: len(refused)},
+        examples={**report.examples, reason: tuple(str(error) for error in refused[:5])},
+    )
 
 
 def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") -> PreparedData:
     """Read, encode and fit everything that the [data] section names.
 
-    Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where nothing is left to train on.
+    Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where the section contradicts itself.
     """
     if config.held_out and config.held_out_pairs:
         raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
 
-    def read(paths: tuple[str, ...]) -> tuple[list[EncodedPair], RowReport, LengthReport]:
-        preferences, rows = read_preferences(paths, on_bad_row=config.on_bad_row)
-        encoded = encode_preferences(preferences, format, tokenizer, system=system)
-        fitted, lengths = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long)
-        return fitted, rows, lengths
+    frame = prompt_frame(format, tokenizer, system=system)
+    rows, lengths = [], []
 
-    train, rows, lengths = read(config.train)
+    def read(paths: tuple[str, ...]) -> list[EncodedPair]:
+        preferences, report = read_preferences(paths, on_bad_row=config.on_bad_row)
+        refused: list[TemplateError] = []
+        on_bad_pair = refused.append if config.on_bad_row == "skip" else None
+        encoded = encode_preferences(preferences, format, tokenizer, system=system, on_bad_pair=on_bad_pair)
+        if refused:
+            report = _with_refused(report, refused, format)
+        fitted, fit = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
+        rows.append(report)
+        lengths.append(fit)
+        return fitted
+
+    train = read(config.train)
     held_out: list[EncodedPair] = []
     if config.held_out:
-        held_out = read(config.held_out)[0]
+        held_out = read(config.held_out)
     elif config.held_out_pairs:
         if config.held_out_pairs >= len(train):
             raise ConfigError(f"data.held_out_pairs = {config.held_out_pairs} leaves none of {len(train)} pairs to train on")
@@ -105,6 +139,4 @@ def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *
         apart = set(order[: config.held_out_pairs].tolist())
         held_out = [pair for index, pair in enumerate(train) if index in apart]
         train = [pair for index, pair in enumerate(train) if index not in apart]
-    if not train:
-        raise DataError(f"no usable pair in {', '.join(config.train)}: {rows.rows} rows read, none kept; see the reasons above")
-    return PreparedData(train, held_out, rows, lengths)
+    return PreparedData(train, held_out, tuple(rows), tuple(lengths))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from hanlin.errors import DataError
-from hanlin.text.language import language_of, strip_uncounted
+from hanlin.text.language import Evidence, line_language, measure, strip_uncounted
 from hanlin.types import ROLES, Message
 
 Expected = Literal["zh", "en", ""]
@@ -30,6 +30,10 @@ _CHINESE = "(?:simplified |traditional |mandarin )?(?:chinese|mandarin)\\b"
 _TONGUES = (
     "french|german|spanish|italian|portuguese|japanese|korean|russian|arabic|hindi|latin|dutch|polish|romanian|turkish"
     "|vietnamese|thai|swedish|czech|greek|hebrew|catalan|ukrainian|indonesian|gujarati|bengali|tamil|urdu|persian"
+)
+_FOREIGN = (
+    "日|法|德|俄|韩|泰|西班牙|葡萄牙|意大利|阿拉伯|越南|拉丁|荷兰|希腊|印地|印尼|马来|土耳其|波兰|捷克|瑞典|希伯来|乌克兰"
+    "|古吉拉特|孟加拉|蒙古|藏|维吾尔"
 )
 _TURN = r"translat\w+|render\w*|convert\w*"
 _SAY = "answer|reply|respond|write|speak|chat|talk|say|explain|describe|summari[sz]e|rewrite|output"
@@ -47,12 +51,13 @@ _REQUESTS: tuple[tuple[str, Expected], ...] = (
     (rf"{_INTO}{_ZH}|[英外日法德]译[中汉]|{_ZH}(?:回答|回复|作答)|以{_ZH}", "zh"),
     (rf"\b(?:{_SAY})\b[^.?!\n]{{0,60}}\bin {_CHINESE}(?! (?!please)\w)", "zh"),
     (rf"\b(?:{_TURN})\b[^.?!\n]{{0,200}}\b(?:in|to|into) {_CHINESE}", "zh"),
-    (rf"{_INTO}[^，。；\n]{{0,4}}?(?!英|中|汉|普通话)[\u4e00-\u9fff]{{1,4}}[语文](?![\u4e00-\u9fff]{{2}})", ""),
+    (rf"{_INTO}(?:{_FOREIGN})[语文]", ""),
     (rf"\b(?:{_TURN}|write|answer|reply)\b[^?!\n]{{0,200}}\b(?:in|to|into) (?:{_TONGUES})\b", ""),
     (rf"(?:^|[.!?,;\n])[ \t]*(?:please )?(?:in|use) {_CHINESE}[ \t]*(?:[,:.!]|please|only|$)", "zh"),
     (r"\b(?:not|don't|never|do not|avoid)\b[^.\n]{0,30}\b(?:in|use|using|speak) english\b", ""),
     (r"\b(?:in|to|into|use) english\b", "en"),
 )
+_GRAMMAR = re.compile("[的是了吗么呢请把用在有为给写介解说讲怎如何吧]")
 _COMPILED: list[tuple[re.Pattern[str], Expected]] = [
     (re.compile(pattern, re.I | re.M), language) for pattern, language in _REQUESTS
 ]
@@ -74,7 +79,10 @@ class Prompt:
 
 
 def expected_language(messages: tuple[Message, ...]) -> Expected:
-    """What the last user turn wants its answer in; a standing request (system message, 从现在起, always) holds until another one."""
+    """What the last user turn wants its answer in.
+
+    A request of the system message, or an earlier one that says it lasts (从现在起, "always"), holds until another one.
+    """
     last = messages[-1].content
     requested = _requested(last)
     if requested is None:
@@ -99,24 +107,38 @@ def _requested(text: str) -> Expected | None:
 
 def _written_in(text: str) -> Expected:
     """The language of a request that may carry a passage in another one: what its first and its last line agree on."""
-    whole = language_of(text)
-    if whole in ("zh", "en"):
-        return "zh" if whole == "zh" else "en"
-    lines = [line for line in re.split(r"[\n:：]", strip_uncounted(text)) if line.strip()]
-    ends = {language_of(line) for line in (lines[:1] + lines[-1:])} - {"none"}
-    if "zh" in ends and "en" not in ends:
-        return "zh"
-    return "en" if ends == {"en"} else ""
+    lines = [line for line in re.split(r"[\n:：]", strip_uncounted(text)) if _tells(measure(line))]
+    first, last = (lines[0], lines[-1]) if lines else (text, text)
+    found = _line_written_in(first)
+    return found if found == _line_written_in(last) else ""
+
+
+def _tells(evidence: Evidence) -> bool:
+    """Whether a line is more than names."""
+    return line_language(evidence) != "none" or evidence.english_function > 0
+
+
+def _line_written_in(line: str) -> Expected:
+    """Whose grammar holds a line together: 请解释 machine learning is Chinese, "What does 加油 mean?" is English."""
+    evidence = measure(line)
+    if evidence.language == "other":
+        return ""
+    if evidence.han == 0 or evidence.words == 0:
+        return "zh" if evidence.han else "en" if evidence.words else ""
+    chinese, english = bool(_GRAMMAR.search(line)), evidence.english_function > 0
+    if chinese != english:
+        return "zh" if chinese else "en"
+    return "en" if next(char for char in line if char.isalpha()).isascii() and evidence.english else "zh"
 
 
 def read_prompts(path: Path | str) -> list[Prompt]:
     """Read a JSONL (or JSON array) file of prompts or of preference pairs in TRL's form.
 
-    A row is an object with `prompt` (a string or messages of `role` and `content`); `id`, `language` ("zh", "en" or "")
-    and `category` are optional; other fields (`chosen`, `rejected`) are ignored; an assistant turn at the end is dropped.
+    A row is an object with `prompt` (a string or messages of `role` and `content`). `id`, `language` ("zh", "en", "")
+    and `category` are optional; others (`chosen`, `rejected`) are ignored; an assistant turn at the end is dropped.
 
     Raises:
-        DataError: the file cannot be read or is empty, or a row is wrong; names the file, the row and what was expected.
+        DataError: the file cannot be read or is empty, or a row is wrong; it names file, row and what was expected.
     """
     path = Path(path)
     prompts: list[Prompt] = []

@@ -112,8 +112,8 @@ def config_from_hf(raw: Mapping[str, Any], *, source: str = "config.json") -> Mo
         scaled_embedding=family.scaled_embedding,
         tied_head=fields.flag("tie_word_embeddings", False),
         query_scale=scalar**-0.5,
-        attention_cap=fields.optional_number("attn_logit_softcapping") if family.soft_caps else None,
-        logit_cap=fields.optional_number("final_logit_softcapping") if family.soft_caps else None,
+        attention_cap=fields.optional_number("attn_logit_softcapping") if family.attention_cap else None,
+        logit_cap=fields.optional_number("final_logit_softcapping") if family.logit_cap else None,
         windows=_windows(fields, family, num_layers),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
@@ -311,7 +311,7 @@ def config_to_hf(
     if family.query_scalar:
         scalar = config.query_scale**-2
         raw["query_pre_attn_scalar"] = round(scalar) if round(scalar) ** -0.5 == config.query_scale else scalar
-    if family.soft_caps:
+    if family.logit_cap:
         raw |= {"attn_logit_softcapping": config.attention_cap, "final_logit_softcapping": config.logit_cap}
     if family.local_theta:
         raw["rope_local_base_freq"] = config.local_rope_theta

@@ -7,6 +7,7 @@ tensor of factors, not metadata; and older files leave out what llama.cpp fills 
 local theta and query scale).
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ class GgufTensor:
 
     def _blocks(self, columns: int) -> Iterator[np.ndarray]:
         """float32 [rows, columns], whole heads at a time where rows must be reordered."""
-        num_rows = int(np.prod(self.shape[:-1]))
+        num_rows = math.prod(self.shape[:-1])
         unit = self.pair_rows or 1
         step = max(1, _CHUNK_ELEMENTS // (columns * unit)) * unit
         row_bytes = columns // GGML_QUANT_SIZES[self.kind][0] * GGML_QUANT_SIZES[self.kind][1]
@@ -109,19 +110,21 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 fields[key] = _value(file, kind, skip=key.startswith("tokenizer."))
             entries = [_tensor_entry(file) for _ in range(num_tensors)]
             alignment = fields.get("general.alignment", 32)
+            if not isinstance(alignment, int) or alignment < 1:
+                raise EOFError(f"general.alignment is {alignment!r}")
             data_start = -(-file.tell() // alignment) * alignment
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except (EOFError, UnicodeDecodeError, KeyError, MemoryError, OverflowError, struct.error) as error:
         raise CheckpointError(f"{path}: {_DAMAGED} ({error})") from error
-    if fields.get("split.count", 1) > 1:
+    if fields.get("split.count", 1) not in (0, 1):
         raise CheckpointError(
             f"{path}: one of {fields['split.count']} parts; join them with `llama-gguf-split --merge`"
         )
     tensors = {name: _tensor(path, name, kind, shape, data_start + start) for name, shape, kind, start in entries}
     for tensor in tensors.values():
         block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
-        if tensor.start + int(np.prod(tensor.shape)) // block * block_bytes > size:
+        if tensor.start + math.prod(tensor.shape) // block * block_bytes > size:
             raise CheckpointError(f"{path}: truncated inside tensor {tensor.name} ({size:,} bytes); {_DAMAGED}")
     return GgufHeader(path, fields, tensors)
 
@@ -207,8 +210,10 @@ def config_from_gguf(header: GgufHeader) -> ModelConfig:
         "rope_local_base_freq": get("rope.freq_base_swa"),
     }
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-        if raw[key] is None:
-            raise CheckpointError(f"{source}: the metadata does not say {arch}'s {key}; {_DAMAGED}")
+        if not isinstance(raw[key], int) or raw[key] < 1:
+            raise CheckpointError(
+                f"{source}: the metadata gives {raw[key]!r} for {key}; expected a positive whole number"
+            )
     raw["head_dim"] = _head_dim(header, raw["hidden_size"] // raw["num_attention_heads"])
     raw |= _attention_fields(header, raw)
     # The rotary factors are checked against the other fields, so they come last.

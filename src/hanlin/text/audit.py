@@ -235,8 +235,14 @@ def render(
         except ValueError:
             return date
 
-    def tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, **rest: object) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     try:
         environment = ImmutableSandboxedEnvironment(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hanlin.errors import TemplateError
+from hanlin.errors import ConfigError, TemplateError
 from hanlin.types import ROLES, Message
 
 Kind = Literal["control", "text", "answer", "stop"]
@@ -34,15 +34,13 @@ class ChatFormat:
         gap: text after `stop`, never scored.
         other_stops: further pieces that end an answer.
         assistant: the family's word for the role "assistant".
-        trims, trims_system: contents of user and assistant turns (of the leading system turn) lose whitespace at both
-        ends.
+        trims: contents lose the white space at both ends; trims_system: so does the leading system text.
         folds_system: there is no system turn; its text and a blank line go before the first user content.
         default_system: system text for conversations that bring none; "" adds nothing.
         preamble: text that the leading system turn always begins with; `{date}` is filled in.
         date: what `{date}` becomes.
         alternates: user and assistant must take turns, beginning with the user.
-        audits_answers: false where published templates disagree on what follows an answer, so that only prompts are
-        audited.
+        audits_answers: false where published templates disagree on what follows an answer: only prompts are audited.
     """
 
     name: str
@@ -69,14 +67,13 @@ class ChatFormat:
         return (self.stop, *self.other_stops)
 
     def spans(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Iterator[tuple[str, Kind]]:
-        """The text in pieces: "control" (one id, by name), "text", "answer" (scored text) and "stop" (control, scored
-        after an answer).
+        """The text in pieces, each a control piece or plain text; joined they are `text`.
 
-        Joined they are `text`. "answer" and "stop" are what the assistant says, nothing else is.
+        Kinds: "control" (one id, found by name), "text", "answer" and "stop". The last two, an answer's text and the
+        control piece after it, are what the assistant says; nothing else is.
 
         Raises:
-            TemplateError: no messages, an unknown role, an empty content, or turns in an order that the family cannot
-            hold.
+            TemplateError: no messages, an unknown role, an empty content, or an order that the family cannot hold.
         """
         if self.bos:
             yield self.bos, "control"
@@ -119,8 +116,7 @@ class ChatFormat:
         return content.strip() if self.trims else content
 
     def parse(self, text: str) -> Message:
-        """The assistant message in what a model wrote after the header: everything before the first stop piece,
-        trimmed as rendered.
+        """The assistant message in what a model wrote: everything before the first stop piece, trimmed as rendered.
 
         A leading assistant header is left out, so that `parse` also reads a whole rendered assistant turn.
         """
@@ -173,15 +169,15 @@ class ChatFormat:
 
         `date_string` overrides the date where the format has one.
         """
-        default, preamble = _quote(self.default_system), _quote(self.preamble).replace("{date}", "' + date + '")
+        default = _quote(self.default_system.strip() if self.trims_system else self.default_system)
+        preamble = _quote(self.preamble).replace("{date}", "' + date + '")
+        date = f"{{%- set date = date_string if date_string is defined else {_quote(self.date)} %}}"
         trim, trim_system = " | trim" if self.trims else "", " | trim" if self.trims_system else ""
         role = f"({_quote(self.assistant)} if message['role'] == 'assistant' else message['role'])"
         system_text = f"{preamble} + system" if self.preamble else "system"
         lines = [
             f"{{{{- {_quote(self.bos)} }}}}" if self.bos else "",
-            f"{{%- set date = date_string if date_string is defined else {_quote(self.date)} %}}"
-            if self.preamble
-            else "",
+            date if self.preamble else "",
             "{%- if messages[0]['role'] == 'system' %}",
             f"    {{%- set system = messages[0]['content']{trim_system} %}}",
             "    {%- set turns = messages[1:] %}",
@@ -292,3 +288,10 @@ FORMATS: dict[str, ChatFormat] = {
     ),
     "chatml": _chatml("chatml", default_system=""),
 }
+
+
+def named_format(name: str) -> ChatFormat:
+    """The format of a name in `FORMATS`; ConfigError for another name."""
+    if name not in FORMATS:
+        raise ConfigError(f"chat format {name!r} is unknown; known: {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -6,9 +6,10 @@ encoded apart from its header: the ids of a prompt are then always a prefix of t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
-from hanlin.errors import TemplateError
+from hanlin.errors import DataError, TemplateError
 from hanlin.text.chat import ChatFormat, Kind
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Conversation, EncodedPair, Message, Preference, Tokens
@@ -30,9 +31,10 @@ def encode_pair(preference: Preference, format: ChatFormat, tokenizer: Tokenizer
     """The prompt with the assistant's header, and both answers with their stop piece.
 
     Raises:
-        TemplateError: as `encode_prompt`, or an answer is empty; the message begins with the pair's id.
+        TemplateError: as `encode_prompt`, or an answer is empty.
+        DataError: as `Tokenizer.encode`. Both messages begin with the pair's id.
     """
-    try:
+    with _naming(preference.id):
         return EncodedPair(
             prompt=tuple(encode_prompt(preference.prompt, format, tokenizer)),
             chosen=_answer(preference.chosen, format, tokenizer),
@@ -41,8 +43,6 @@ def encode_pair(preference: Preference, format: ChatFormat, tokenizer: Tokenizer
             category=preference.category,
             fault=preference.fault,
         )
-    except TemplateError as error:
-        raise TemplateError(f"{preference.id}: {error}" if preference.id else str(error)) from None
 
 
 def encode_conversation(
@@ -54,11 +54,10 @@ def encode_conversation(
         TemplateError: the conversation does not end with an answer, or as `encode_prompt`.
     """
     messages = conversation.messages
-    if not messages or messages[-1].role != "assistant":
-        raise TemplateError(
-            f"{conversation.id or 'the conversation'} does not end with an assistant turn; add the answer"
-        )
-    encoded = list(_encode(format.spans(messages), tokenizer))
+    with _naming(conversation.id):
+        if not messages or messages[-1].role != "assistant":
+            raise TemplateError("the conversation does not end with an assistant turn; add the answer")
+        encoded = list(_encode(format.spans(messages), tokenizer))
     scored = [kind in ("answer", "stop") for _, kind in encoded]
     if score == "last":
         stops = [at for at, (_, kind) in enumerate(encoded) if kind == "stop"]
@@ -73,6 +72,31 @@ def stop_ids(format: ChatFormat, tokenizer: Tokenizer, extra: Iterable[int] = ()
     """
     known = {id for piece in format.stops if (id := tokenizer.id(piece)) is not None}
     return tuple(sorted(known.union(extra)))
+
+
+@contextmanager
+def _naming(id: str) -> Iterator[None]:
+    """Puts the example's id before the message of what is wrong with it."""
+    try:
+        yield
+    except (TemplateError, DataError) as error:
+        raise type(error)(f"{id}: {error}" if id else str(error)) from None
+
+
+def check_vocabulary(tokenizer: Tokenizer, num_rows: int) -> None:
+    """Refuse a tokenizer that can produce ids the model has no row for.
+
+    Spare rows are normal, and so are further control pieces that no text becomes (Gemma 3's image token). Raises
+    ConfigError.
+    """
+    beyond = tokenizer.size - num_rows
+    if beyond > len(tokenizer.control) or any(
+        tokenizer.piece(id) not in tokenizer.control for id in range(num_rows, tokenizer.size)
+    ):
+        raise ConfigError(
+            f"the tokenizer has ids up to {tokenizer.size - 1}, the model rows for 0 to {num_rows - 1}: they do not "
+            "belong together; take the tokenizer that came with these weights"
+        )
 
 
 def _answer(content: str, format: ChatFormat, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ def read_metadata(path: Path, *, prefix: str = "") -> dict[str, Value]:
         ValueError,
     ) as error:  # mmap of an empty file is a ValueError; so is wrong UTF-8 and an unknown type
         raise CheckpointError(f"{path}: cannot be read as GGUF ({error}); download the file again") from None
-    except (struct.error, IndexError, KeyError) as error:
+    except (struct.error, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: the GGUF header is damaged or cut off ({error}); download it again") from None
 
 

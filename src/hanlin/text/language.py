@@ -87,6 +87,7 @@ _NOT_LANGUAGE = tuple(
 )
 _GLOSS = re.compile(rf"(?<=[{_HAN}》”」’*`])([ \t]*[（(])([^（）()\n]{{1,120}})(?=[)）])")
 _HAN_GLOSS = re.compile(rf"(?<=[A-Za-z0-9\"”*])[ \t]*[（(][^（）()\n]{{0,40}}[{_HAN}][^（）()\n]{{0,40}}[)）]")
+_GLOSSED = re.compile(rf"(?<=[{_HAN}，、])[ \t]?[A-Za-z][\w-]*(?: [A-Za-z][\w-]*){{0,3}}(?=[ \t]*[（(][{_HAN}])", re.A)
 _SENTENCE_WORDS = re.compile(r"\b(?:I|you|we|is|are|am|can|will|your|my|was|were)\b", re.I)
 _QUOTES = re.compile(
     r"《[^》\n]{1,100}》|〈[^〉\n]{1,100}〉|「[^」\n]{1,200}」|『[^』\n]{1,200}』|“[^”\n]{1,200}”|\"[^\"\n]{1,200}\""
@@ -155,7 +156,7 @@ class Evidence:
     @property
     def language(self) -> Language:
         """The language that most of it is in: never "mixed"; "en" when there are only names; "none" without letters."""
-        if (self.kana >= 2 and 4 * self.kana >= self.han) or self.other > self.han + 4 * self.words:
+        if (self.kana >= 2 and 2 * self.kana >= self.han) or self.other > self.han + 4 * self.words:
             return "other"
         if self.han == 0:
             foreign = self.words >= 5 and self.other_function > max(1, self.english_function)
@@ -178,13 +179,14 @@ def strip_uncounted(text: str, *, quotes: bool = True) -> str:
     """Replace by a space all that is in no language: code, formulas, URLs, units, glosses and (`quotes`) quotations.
 
     Newlines between lines stay. A gloss is a Latin term in brackets after a Chinese one, 机器学习（Machine Learning）,
-    or a Han term in brackets after a Latin one. A fence without a language that holds prose is no code and stays.
+    or a Han term in brackets after a Latin one; within a Chinese sentence that lets the Latin term pass too. A fence
+    without a language that holds prose is no code and stays.
     """
     text = _CODE_LINE.sub(" ", strip_code(text.translate(_FULL_WIDTH).replace(r"\_", "_")))
     for pattern in _NOT_LANGUAGE:
         text = pattern.sub(" ", text)
     text = _GLOSS.sub(lambda gloss: f"{gloss[1]} {_without_term(gloss[2])}", text)
-    text = _HAN_GLOSS.sub(" ", text)
+    text = _HAN_GLOSS.sub(" ", _GLOSSED.sub(" X", text))
     return _QUOTES.sub(" ", text) if quotes else text
 
 
@@ -244,7 +246,7 @@ def _count(line: str, license: License) -> Evidence:
         if run == ["I"] or license.allows_run(run) or _PINYIN.search(match[0].casefold()):
             continue
         words += len(run) if _is_shout(run) else sum(_kind(word) != "name" for word in run)
-        english_function += sum(word.casefold() in ENGLISH_FUNCTION for word in run)
+        english_function += sum(len(word) > 1 and word.casefold() in ENGLISH_FUNCTION for word in run)
         other_function += sum(word in OTHER_FUNCTION for word in run)
         if _is_english(run, alone=han == 0):
             runs.append(" ".join(run))
@@ -293,7 +295,8 @@ def _is_english(run: list[str], *, alone: bool) -> bool:
         if alone:
             return 2 * len(known) > len(titles) or (len(lower) >= 2 and not titles)
         return bool(titles) and len(known) == len(titles) and any(word.casefold() in OPENERS for word in titles)
-    return len(lower) >= 2 or any(_is_ordinary(word) for word in lower)
+    opened = any(word.casefold().replace("’", "'") in OPENERS for word in titles)
+    return opened or len(lower) >= 2 or any(_is_ordinary(word) for word in lower)
 
 
 # Emoji: Unicode 16 Emoji_Presentation=Yes, the pictographs of the supplementary planes, and those of the basic plane

@@ -39,18 +39,18 @@ ORDINARY = _words("""
     favorite feature features feedback feel feelings feet few filled final financial find finding first flexible
     focus follow following food forces found free fresh friend friendly friends full fun further future general
     generally getting give given gives goal goals going good got government great greater group grow growth guess
-    had handle hands happy hard have having he health healthcare healthy hello help helpful helps her here hey hi
-    high higher highly him his history hold holiday hope hours house how however human idea ideas identify impact
+    had handle hands happy hard has have having he health healthcare healthy hello help helpful helps her here hey
+    hi high higher highly him his history hold holiday hope hours house how however human idea ideas identify impact
     impacts implications importance important improve include includes including income increase increased
     increasing individual individuals industry influence influenced information infrastructure inside instead
     instruction intelligence interest international into introduce introduction investment involve involved involves
-    issue issues its itself job just keep kids kind know knowledge known lack land language large larger last later
-    lead leading learn learning least leaves less let life light like likely limited little lives living located
-    location longer look looking lost lot love lovely low lower lunch made maintain maintaining major make makes
-    making manage management manager manner many market marketing match matches matter may maybe me meaning means
-    measures medical meet meeting members men mental message might million minutes modern money month months more
-    morning most mother motivation movement movie much multiple must my named national natural near necessary need
-    needed needs negative never news nice night non observed off offer offering offers often oil okay old ones
+    issue issues it its itself job just keep kids kind know knowledge known lack land language large larger last
+    later lead leading learn learning least leaves less let life light like likely limited little lives living
+    located location longer look looking lost lot love lovely low lower lunch made maintain maintaining major make
+    makes making manage management manager manner many market marketing match matches matter may maybe me meaning
+    means measures medical meet meeting members men mental message might million minutes modern money month months
+    more morning most mother motivation movement movie much multiple must my named national natural near necessary
+    need needed needs negative never news nice night non observed off offer offering offers often oil okay old ones
     online only operations opportunities opportunity optimize organizations other others our outcomes outside over
     overall overview own paper part particles particular particularly parts passage past patient patterns pay people
     perfect perform performance period person personal personalized perspective place places plan plans plays please
@@ -66,7 +66,7 @@ ORDINARY = _words("""
     smaller smooth social society software solution solutions solve some someone something sorry special specific
     standards starting step steps still story strategies strategy strong structure student students study subject
     success successful such suggest suggestion suggests suitable summary supply support sure take taken takes taking
-    talk teacher team techniques technologies technology tell than thank thanks the their them themselves then
+    talk teacher team techniques technologies technology tell than thank thanks that the their them themselves then
     therapy there these they thing things think third those though thought through throughout time times tip tips
     tired today together tomorrow too took top topic touch towards traditional translation transportation travel
     treatment two typically under understand understanding unique units until use used users uses using usually

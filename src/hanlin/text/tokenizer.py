@@ -40,6 +40,7 @@ class Tokenizer:
         size: the highest id + 1.
         bos_id, eos_id, pad_id: as the checkpoint names them, or None.
         chat_template: the checkpoint's own Jinja template, or None.
+        generation_stops: ids that the checkpoint's generation_config.json says end an answer.
         control: control piece → id (`special: true` in tokenizer.json, type CONTROL in GGUF, and Gemma's turn pieces).
     """
 
@@ -71,10 +72,21 @@ class Tokenizer:
         self.eos_id = self._special_id("eos_token")
         self.pad_id = self._special_id("pad_token")
         self.chat_template = chat_template
+        self.generation_stops: tuple[int, ...] = ()
         self._control_ids = frozenset(self.control.values())
+
+    def __setstate__(self, state: dict) -> None:
+        """A pickled backend forgets that text may not say control ids; data loaders' workers get it back here."""
+        self.__dict__.update(state)
+        self._backend.encode_special_tokens = True
 
     def _special_id(self, name: str) -> int | None:
         return self._backend.token_to_id(self._special[name]) if name in self._special else None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The tokenizer of a model: a directory or a GGUF file."""
+        return cls.from_gguf(path) if path.is_file() else cls.from_directory(path)
 
     @classmethod
     def from_directory(cls, path: Path) -> Self:
@@ -100,7 +112,10 @@ class Tokenizer:
         changed = _promote(backend, promoted)
         backend, cut = _without_control_merges(backend)
         kept = None if changed or cut else source
-        return cls(backend, special=special, chat_template=_template(path, config), source=kept, config=config)
+        made = cls(backend, special=special, chat_template=_template(path, config), source=kept, config=config)
+        stops = _read_json(path / "generation_config.json").get("eos_token_id")
+        made.generation_stops = tuple(stops) if isinstance(stops, list) else () if stops is None else (stops,)
+        return made
 
     @classmethod
     def from_gguf(cls, path: Path) -> Self:

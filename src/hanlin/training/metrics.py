@@ -8,9 +8,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hanlin.errors import TrainingError
+from hanlin.objectives.orpo import OrpoConfig
+from hanlin.objectives.scores import PairScore
+from hanlin.training.checkpoint import Progress
+from hanlin.training.loop import Observer
 
 FILE = "metrics.jsonl"
 
@@ -54,6 +59,42 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break  # a run was killed in the middle of this line: nothing after it is whole
     return records
+
+
+class Diary:
+    """An `Observer` that writes every event to the metrics log and passes it on to another observer, if there is one."""
+
+    def __init__(self, log: MetricsLog, then: Observer | None, objective: OrpoConfig) -> None:
+        self._log = log
+        self._then = then
+        self._weight = objective.weight
+
+    def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None:
+        self._log.write({"step": progress.step, **metrics})
+        if self._then is not None:
+            self._then.step(progress, num_steps, metrics)
+
+    def evaluated(self, progress: Progress, scores: Sequence[PairScore]) -> None:
+        self._log.write({"step": progress.step, **held_out_metrics(scores, weight=self._weight)})
+        if self._then is not None:
+            self._then.evaluated(progress, scores)
+
+    def saved(self, path: Path) -> None:
+        if self._then is not None:
+            self._then.saved(path)
+
+
+def held_out_metrics(scores: Sequence[PairScore], *, weight: float) -> dict[str, float]:
+    """Means over held-out pairs under TRL's names; NLL is the mean over pairs of the chosen answer's mean per token."""
+    chosen, rejected = fmean(score.chosen for score in scores), fmean(score.rejected for score in scores)
+    return {
+        "eval_nll_loss": -chosen,
+        "eval_rewards/accuracies": fmean(score.margin > 0 for score in scores),
+        "eval_rewards/margins": weight * (chosen - rejected),
+        "eval_logps/chosen": chosen,
+        "eval_logps/rejected": rejected,
+        "eval_log_odds_chosen": fmean(score.log_odds for score in scores),
+    }
 
 
 def plot_metrics(run: Path) -> Path:

@@ -17,14 +17,14 @@ from hanlin.models.transformer import Transformer
 from hanlin.models.weights import load_model, save_model, write_generation_config
 from hanlin.objectives.scores import PairScore
 from hanlin.text.audit import audit, choose_format, side_by_side
-from hanlin.text.chat import FORMATS, ChatFormat
-from hanlin.text.encode import stop_ids
+from hanlin.text.chat import ChatFormat, named_format
+from hanlin.text.encode import check_vocabulary, stop_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.allocator import keep_freed_memory
 from hanlin.training.card import model_card
 from hanlin.training.checkpoint import Progress, checkpoints, restore_checkpoint, save_checkpoint
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
-from hanlin.training.metrics import MetricsLog, plot_metrics
+from hanlin.training.metrics import Diary, MetricsLog, plot_metrics
 from hanlin.training.recipe import ChatSection, Recipe, TrainingConfig
 
 RECIPE = "recipe.toml"
@@ -63,25 +63,15 @@ class Material:
 def open_material(recipe: Recipe, *, on_note: Callable[[str], None] = _log.warning) -> Material:
     """Resolve the model, open its tokenizer, settle the chat format and prepare the data."""
     source = resolve(recipe.model.path)
-    tokenizer = open_tokenizer(source)
+    tokenizer = Tokenizer.open(source)
     format = settle_format(tokenizer, recipe.chat, on_note=on_note)
     data = prepare_data(recipe.data, format, tokenizer, system=recipe.chat.system)
     return Material(recipe, source, tokenizer, format, data)
 
 
-def open_tokenizer(source: Path) -> Tokenizer:
-    """The tokenizer of a model directory or GGUF file."""
-    return Tokenizer.from_gguf(source) if source.is_file() else Tokenizer.from_directory(source)
-
-
 def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[[str], None]) -> ChatFormat:
     """The format to train with; a disagreement with the checkpoint's own template is an error unless the recipe takes a side."""
-    if chat.format is None:
-        format = choose_format(tokenizer, date=chat.date)
-    elif chat.format in FORMATS:
-        format = FORMATS[chat.format]
-    else:
-        raise ConfigError(f"chat.format = {chat.format!r} is unknown; known: {', '.join(FORMATS)}")
+    format = named_format(chat.format) if chat.format else choose_format(tokenizer, date=chat.date)
     if chat.date is not None:
         format = replace(format, date=chat.date)
     result = audit(format, tokenizer, date=chat.date)
@@ -126,7 +116,6 @@ class Session:
             on_note(f"{directory} holds no checkpoint: starting from the beginning")
         _create(directory)
         _write_atomically(directory / RECIPE, dump_toml(recipe))
-        self.log = MetricsLog(directory, first_step=self.progress.step)
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
@@ -144,26 +133,34 @@ class Session:
         """Scores of the held-out pairs under the weights as they are."""
         return evaluate(self.model, self.material.data.held_out, self.material.recipe.training)
 
-    def train(self, observer: Observer, *, results: str = "") -> bool:
-        """Run to the end, then write the finished model; False when interrupted (the checkpoint is saved)."""
-        recipe = self.material.recipe
+    def train(self, observer: Observer | None = None) -> bool:
+        """Score the held-out pairs, run to the last step, score again; False when interrupted (a checkpoint is saved then)."""
+        recipe, data = self.material.recipe, self.material.data
         job = Job(
             model=self.model,
             optimizer=self.optimizer,
-            train=self.material.data.train,
-            held_out=self.material.data.held_out,
+            train=data.train,
+            held_out=data.held_out,
             objective=recipe.objective,
             config=recipe.training,
             num_steps=self.material.num_steps,
             order=self.material.order,
             save=self._save,
         )
-        self.progress = run(job, self.progress, observer)
+        diary = Diary(MetricsLog(self.directory, first_step=self.progress.step), observer, recipe.objective)
+        if data.held_out and self.progress.step == 0:
+            diary.evaluated(self.progress, self.evaluate())
+        self.progress = run(job, self.progress, diary)
         if self.progress.step < job.num_steps:
             return False
-        self.write_model(self.directory)
-        plot_metrics(self.directory)
+        if data.held_out:
+            diary.evaluated(self.progress, self.evaluate())
         return True
+
+    def finish(self, *, results: str = "") -> None:
+        """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown), plot."""
+        self.write_model(self.directory, results=results)
+        plot_metrics(self.directory)
 
     def _save(self, progress: Progress) -> Path:
         keep = self.material.recipe.training.keep_last
@@ -190,19 +187,9 @@ def load_training_model(material: Material, *, on_note: Callable[[str], None]) -
     """Weights in the recipe's dtype on its device; matmuls in the recipe's compute dtype."""
     section, device = material.recipe.model, pick_device(material.recipe.training)
     model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
-    check_vocabulary(material.tokenizer, model)
+    check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
     return model
-
-
-def check_vocabulary(tokenizer: Tokenizer, model: Transformer) -> None:
-    """Refuse a tokenizer that can produce ids the model has no row for; one unused extra id (Gemma 3's image token) is normal."""
-    rows = model.config.vocab_size
-    if tokenizer.size > rows + 1:
-        raise ConfigError(
-            f"the tokenizer knows {tokenizer.size} ids, the model has rows for {rows}: they do not belong together; "
-            "take the tokenizer that came with these weights"
-        )
 
 
 def pick_device(config: TrainingConfig) -> torch.device:

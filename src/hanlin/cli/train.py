@@ -1,0 +1,130 @@
+"""`hanlin train`: run a recipe, resume a run, or only say what it would cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hanlin.cli.console import downloading, note, out, show_logs
+
+if TYPE_CHECKING:
+    from hanlin.objectives.scores import PairScore
+    from hanlin.training.checkpoint import Progress
+    from hanlin.training.session import Material
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml); see recipes/. 训练配方")],
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint. 从最近的检查点继续")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and count everything; print steps, time and memory; train nothing. 只检查不训练")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")] = False,
+) -> None:
+    """Tune a model with a recipe. 按配方微调模型。"""
+    from hanlin.config import json_schema, load_recipe
+    from hanlin.training.recipe import Recipe
+
+    show_logs()
+    if schema:
+        out.print_json(data=json_schema(Recipe))
+        return
+    resolved = load_recipe(Recipe, recipe, set or [])
+
+    from hanlin.api import locate
+    from hanlin.training.session import Session, open_material, run_directory
+
+    with downloading() as on_progress:
+        locate(resolved.model.path, on_progress=on_progress)
+    material = open_material(resolved, on_note=note)
+    say_what_was_dropped(material)
+    if dry_run:
+        print_plan(material)
+        return
+    directory = run_directory(resolved, recipe)
+    session = Session(material, directory, resume=resume, on_note=note)
+    with TrainingDisplay() as display:
+        finished = session.train(display)
+    if not finished:
+        out.print(
+            f"\nstopped after step {session.progress.step}; a checkpoint is saved. Go on with 已保存，继续请运行：\n"
+            f"  hanlin train {directory / 'recipe.toml'} --set output.directory={directory} --resume"
+        )
+        return
+    session.finish()
+    out.print(f"\ndone 完成: {directory}\n  hanlin chat {directory}")
+
+
+def print_plan(material: "Material") -> None:
+    """Everything a dry run says."""
+    from hanlin.training.plan import make_plan
+
+    out.print(f"format 对话格式: {material.format.name}", highlight=False)
+    for report in material.data.lengths:
+        for line in report.lines():
+            out.print(line, highlight=False, markup=False)
+    for line in make_plan(material).lines():
+        out.print(line, highlight=False, markup=False)
+
+
+def say_what_was_dropped(material: "Material") -> None:
+    """Notes about rows and pairs that were left out or shortened."""
+    for rows in material.data.rows:
+        if rows.skipped or rows.ignored:
+            for line in rows.lines():
+                note(line)
+    for lengths in material.data.lengths:
+        for reason, count in lengths.dropped.items():
+            note(f"{count} pairs dropped: {reason} ({', '.join(lengths.examples.get(reason, ()))})")
+        if lengths.shortened:
+            note(f"{lengths.shortened} prompts shortened by {lengths.cut_tokens} tokens in all")
+
+
+class TrainingDisplay:
+    """An `Observer` that draws one progress bar: step, loss, reward accuracy, margin, tokens/s, time left."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from hanlin.cli.console import err
+
+        self._bar = Progress(
+            TextColumn("training 训练"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=err,
+        )
+        self._task = self._bar.add_task("training", total=None, numbers="")
+        self._is_terminal = err.is_terminal
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, progress: "Progress", num_steps: int, metrics: dict[str, float]) -> None:
+        numbers = (
+            f"loss {metrics['loss']:.3f} · accuracy {metrics['rewards/accuracies']:.2f} · margin {metrics['rewards/margins']:+.3f} · "
+            f"{metrics['tokens_per_second']:.0f} tok/s"
+        )
+        self._bar.update(self._task, completed=progress.step, total=num_steps, numbers=numbers)
+        if not self._is_terminal and (progress.step % 10 == 0 or progress.step == num_steps):
+            self._bar.console.print(f"step {progress.step}/{num_steps} {numbers}", highlight=False)
+
+    def evaluated(self, progress: "Progress", scores: "Sequence[PairScore]") -> None:
+        accuracy = sum(score.margin > 0 for score in scores) / len(scores)
+        nll = -sum(score.chosen for score in scores) / len(scores)
+        self._bar.console.print(
+            f"held out at step {progress.step} 留出集: reward accuracy {accuracy:.3f}, chosen NLL {nll:.3f}", highlight=False
+        )
+
+    def saved(self, path: Path) -> None:
+        self._bar.console.print(f"saved 已保存 {path}", highlight=False)
