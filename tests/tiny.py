@@ -7,7 +7,13 @@ from hanlin.models.transformer import Transformer
 from hanlin.types import EncodedPair
 
 VOCAB = 97
-_GEMMA = {"activation": "gelu_tanh", "norm_eps": 1e-6, "norm_offset": 1.0, "scaled_embedding": True, "query_scale": 16**-0.5}
+_GEMMA = {
+    "activation": "gelu_tanh",
+    "norm_eps": 1e-6,
+    "norm_offset": 1.0,
+    "scaled_embedding": True,
+    "query_scale": 16**-0.5,
+}
 _LLAMA = {"activation": "silu", "norm_eps": 1e-5, "query_scale": 16**-0.5}
 
 
@@ -55,7 +61,9 @@ def tiny_model(family: str, *, std: float = 0.3, seed: int = 0) -> Transformer:
 
 
 def random_pairs(number: int, *, seed: int = 0, shared: bool = True, longest: int = 14) -> list[EncodedPair]:
-    """Pairs with prompts and answers of 1 to `longest` tokens; some answers begin alike, and one pair has a one-token answer."""
+    """Pairs with prompts and answers of 1 to `longest` tokens; some answers begin alike, and one pair has a one-token
+    answer.
+    """
     source = random.Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:

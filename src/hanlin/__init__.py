@@ -1,6 +1,7 @@
 """Hanlin turns an open chat model into a bilingual Chinese-English one, proves that it got better, and runs it.
 
-`load`, `train` and `stream` are the public functions; they are imported on first use so that `import hanlin` stays instant.
+`load`, `train` and `stream` are the public functions; they are imported on first use so that `import hanlin` stays
+instant.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """The front door for programs: `load`, `train` and `stream`. It only wires rooms together.
 
-    import hanlin
-    model, tokenizer = hanlin.load("DIR or FILE.gguf or hub-id", dtype="float32", device="cpu")
-    logits_TV = model.logits(ids)
-    run = hanlin.train("recipe.toml", overrides=["training.steps=20"])
-    for text in hanlin.stream(model, tokenizer, messages, temperature=0.6, top_p=0.9, max_tokens=256): ...
+import hanlin
+model, tokenizer = hanlin.load("DIR or FILE.gguf or hub-id", dtype="float32", device="cpu")
+logits_TV = model.logits(ids)
+run = hanlin.train("recipe.toml", overrides=["training.steps=20"])
+for text in hanlin.stream(model, tokenizer, messages, temperature=0.6, top_p=0.9, max_tokens=256): ...
 """
 
 import logging
@@ -33,7 +33,8 @@ from hanlin.training.session import Session, open_material, run_directory
 from hanlin.types import Message
 
 _log = logging.getLogger(__name__)
-# Reading a model's weights into an engine takes a moment: `stream` keeps the engine of each live model until its weights change.
+# Reading a model's weights into an engine takes a moment: `stream` keeps the engine of each live model until its
+# weights change.
 _assistants: "WeakKeyDictionary[Transformer, tuple[int, Assistant]]" = WeakKeyDictionary()
 
 
@@ -49,10 +50,11 @@ def locate(name: str | Path, *, on_progress: Callable[[str, int, int], None] | N
 def load(
     name: str | Path, *, dtype: torch.dtype | str = "auto", device: torch.device | str = "cpu"
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a model directory, a run directory, a GGUF file, a known small model ("gemma-3-270m", "smollm2") or a hub id.
+    """Open a model directory, a run directory, a GGUF file, a known small model ("gemma-3-270m", "smollm2") or a hub
+    id.
 
-    `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto" (as stored; bfloat16 for quantized GGUF). Raises CheckpointError or
-    FetchError with the next step when the model cannot be opened.
+    `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto" (as stored; bfloat16 for quantized GGUF).
+    Raises CheckpointError or FetchError with the next step when the model cannot be opened.
     """
     path = locate(name)
     tokenizer = Tokenizer.open(path)
@@ -76,8 +78,9 @@ def stream(
 ) -> Iterator[str]:
     """Yield the answer to `messages` piece by piece, whole characters only.
 
-    `messages` is a question, or a list of `Message` or {"role", "content"} that ends with a user turn. Temperature 0 is greedy. Raises
-    TemplateError for conversations that the model's format cannot hold, ConfigError for sampling values out of range.
+    `messages` is a question, or a list of `Message` or {"role", "content"} that ends with a user turn. Temperature 0 is
+    greedy. Raises TemplateError for conversations that the model's format cannot hold, ConfigError for sampling values
+    out of range.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -94,10 +97,12 @@ def stream(
 def train(
     recipe: str | Path, *, overrides: Sequence[str] = (), resume: bool = False, observer: Observer | None = None
 ) -> Path:
-    """Run a recipe, with `section.key=value` overrides; returns the run directory, which is a model directory when the run is done.
+    """Run a recipe, with `section.key=value` overrides; returns the run directory, which is a model directory when the
+    run is done.
 
-    Held-out pairs are scored before, during and after, as the recipe says. Ctrl-C finishes the step and saves a checkpoint; `resume=True` goes
-    on from the newest one. `observer` is told of every step (metrics.jsonl is written in any case).
+    Held-out pairs are scored before, during and after, as the recipe says. Ctrl-C finishes the step and saves a
+    checkpoint; `resume=True` goes on from the newest one. `observer` is told of every step (metrics.jsonl is written in
+    any case).
     """
     path = Path(recipe)
     resolved = load_recipe(Recipe, path, overrides)
@@ -126,7 +131,9 @@ def as_messages(messages: str | Sequence[Message | Mapping[str, str]]) -> list[M
 def assistant(
     model: Transformer, tokenizer: Tokenizer, *, format: str | None = None, date: str | None = None
 ) -> Assistant:
-    """The model's `Assistant`, made when first asked for and again after its weights changed. `format` names another chat format."""
+    """The model's `Assistant`, made when first asked for and again after its weights changed. `format` names another
+    chat format.
+    """
     version = sum(parameter._version for parameter in model.parameters())
     known = _assistants.get(model)
     if known is not None and known[0] == version and format is None and known[1].tokenizer is tokenizer:

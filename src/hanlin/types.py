@@ -1,7 +1,8 @@
 """The nouns that pass between rooms. A reader who knows these knows the system.
 
-Text before any model: `Message`, `Conversation`, `Document`, `Preference`. Encoded: `Tokens`, `EncodedPair`. Packed for the model:
-`Segment`, `Batch`. Around a loss: `Counts`, `Loss`. Torch is imported for annotations only, so that reading data stays light.
+Text before any model: `Message`, `Conversation`, `Document`, `Preference`. Encoded: `Tokens`, `EncodedPair`. Packed for
+the model: `Segment`, `Batch`. Around a loss: `Counts`, `Loss`. Torch is imported for annotations only, so that reading
+data stays light.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Document:
 class Preference:
     """One prompt and two answers to it. `prompt` ends with a user turn.
 
-    `id` names the row in every message about it ("file.jsonl:12" where the data has no id of its own); `fault` says what is wrong with
-    `rejected` and `category` what the pair is about, where the data says so.
+    `id` names the row in every message about it ("file.jsonl:12" where the data has no id of its own); `fault` says
+    what is wrong with `rejected` and `category` what the pair is about, where the data says so.
     """
 
     prompt: tuple[Message, ...]
@@ -66,7 +67,8 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """An encoded preference. Both answers end with the stop token and are scored whole; the prompt starts with BOS where the family has one.
+    """An encoded preference. Both answers end with the stop token and are scored whole; the prompt starts with BOS
+    where the family has one.
 
     `shared` is the length of the run of tokens with which both answers begin alike (0 when they differ at once).
     """
@@ -112,10 +114,11 @@ class Segment:
 class Batch:
     """One packed stream of T tokens for every objective (see docs/notation.md).
 
-    A preference pair is `[prompt | chosen | rejected]`; prompt (and the answers' common start) are stored once. The N scored tokens are a list
-    of indices because one stream position may predict two different tokens: the last shared one predicts the first of each answer.
-    Spans number the scored sequences; `chosen_P`, `rejected_P` and `prompt_P` name the spans of the P pairs. `prompt_P` is empty unless
-    the likelihood term covers the prompt. `ids_P` names each pair for error messages.
+    A preference pair is `[prompt | chosen | rejected]`; prompt (and the answers' common start) are stored once. The N
+    scored tokens are a list
+    of indices because one stream position may predict two different tokens: the last shared one predicts the first of
+    each answer. Spans number the scored sequences; `chosen_P`, `rejected_P` and `prompt_P` name the spans of the P
+    pairs. `prompt_P` is empty unless the likelihood term covers the prompt. `ids_P` names each pair for error messages.
     """
 
     tokens_T: Tensor  # int64
@@ -164,7 +167,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`total` is a partial sum already divided by the step's global counts: micro-batch losses just add. `terms` are for the log, likewise."""
+    """`total` is a partial sum already divided by the step's global counts: micro-batch losses just add. `terms` are
+    for the log, likewise.
+    """
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)

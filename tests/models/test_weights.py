@@ -104,7 +104,7 @@ def test_the_safetensors_package_reads_what_we_write(tmp_path: Path) -> None:
 def test_large_tensors_pass_through_many_chunks(tmp_path: Path) -> None:
     model = random_model("llama", vocab_size=200_000, num_hidden_layers=1, tie_word_embeddings=True)
     save_model(model, tmp_path, dtype="float32")
-    assert (tmp_path / "model.safetensors").stat().st_size > 3 * 4 * 2**20
+    assert (tmp_path / "model.safetensors").stat().st_size > 50 * 4 * 2**15
     assert_same(load_model(tmp_path), model)
     assert_same(load_model(tmp_path, dtype="bfloat16"), model, torch.bfloat16)
 

@@ -1,4 +1,6 @@
-"""The laws of packing, prefix sharing and normalisation: the fast path equals two separate padded rows, gradients included."""
+"""The laws of packing, prefix sharing and normalisation: the fast path equals two separate padded rows, gradients
+included.
+"""
 
 import math
 
@@ -30,7 +32,11 @@ def row_loss(model, pairs: list[EncodedPair], config: OrpoConfig) -> torch.Tenso
         whole, chosen = row(pair.prompt, pair.chosen)
         _, rejected = row(pair.prompt, pair.rejected)
         likely = whole if config.scores_prompt else chosen
-        nll_sum, nll_tokens, per_sequence = nll_sum - likely.sum(), nll_tokens + len(likely), per_sequence - likely.mean()
+        nll_sum, nll_tokens, per_sequence = (
+            nll_sum - likely.sum(),
+            nll_tokens + len(likely),
+            per_sequence - likely.mean(),
+        )
         c, r = chosen.mean().double(), rejected.mean().double()
         log_odds = (c - r) - (torch.log1p(-torch.exp(c)) - torch.log1p(-torch.exp(r)))
         odds = odds - F.logsigmoid(log_odds)
@@ -67,7 +73,8 @@ def test_split_equals_whole(preset):
 
     def step(groups):
         return sum(
-            orpo(model, pack_pairs(group, score_prompt=config.scores_prompt), counts, config=config).total for group in groups
+            orpo(model, pack_pairs(group, score_prompt=config.scores_prompt), counts, config=config).total
+            for group in groups
         )
 
     whole = gradients(model, step([pairs]))
@@ -153,7 +160,8 @@ def test_equal_answers_give_ln_2_and_swapping_negates():
     assert terms["log_odds_ratio"].item() == pytest.approx(-math.log(2))
     one, other = EncodedPair((1, 2), (3, 4), (5,)), EncodedPair((1, 2), (5,), (3, 4))
     forward, backward = (
-        orpo(model, pack_pairs([pair]), Counts(1, 1), config=OrpoConfig()).terms["log_odds_chosen"] for pair in (one, other)
+        orpo(model, pack_pairs([pair]), Counts(1, 1), config=OrpoConfig()).terms["log_odds_chosen"]
+        for pair in (one, other)
     )
     torch.testing.assert_close(forward, -backward)
 

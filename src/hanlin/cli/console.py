@@ -1,4 +1,6 @@
-"""What every command uses to speak: one console, progress bars, notes and errors. Output goes to stdout, all else to stderr."""
+"""What every command uses to speak: one console, progress bars, notes and errors. Output goes to stdout, all else to
+stderr.
+"""
 
 import logging
 import sys

@@ -2,25 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from hanlin.cli.console import counting, downloading, out, show_logs
+from hanlin.cli.shipped import shipped
 from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from hanlin.evaluation.language import Reply
     from hanlin.evaluation.report import Row
     from hanlin.objectives.scores import PairScore
     from hanlin.types import EncodedPair
 
+T = TypeVar("T")
 SUITES = ("language", "pairs")
 Suite = Annotated[str, typer.Option(help=f"{' or '.join(SUITES)}")]
 Data = Annotated[
-    Path | None, typer.Option(help="Prompts (language) or pairs (pairs), JSONL; the shipped held-out pairs when left out.")
+    Path | None,
+    typer.Option(help="Prompts (language) or pairs (pairs), JSONL; the shipped held-out pairs when left out."),
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the numbers, and the replies, to this file.")]
 Tokens = Annotated[int, typer.Option(help="Longest reply, in tokens.")]
@@ -73,12 +76,15 @@ class Measured:
     """What one model did on one suite: replies, or scores of pairs."""
 
     def __init__(
-        self, *, replies: "Sequence[Reply]" = (), pairs: "Sequence[EncodedPair]" = (), scores: "Sequence[PairScore]" = ()
+        self,
+        *,
+        replies: "Sequence[Reply]" = (),
+        pairs: "Sequence[EncodedPair]" = (),
+        scores: "Sequence[PairScore]" = (),
     ) -> None:
         self.replies, self.pairs, self.scores = replies, pairs, scores
 
     def rows(self, after: "Measured | None" = None) -> "list[Row]":
-        from hanlin.evaluation.language import METRICS  # noqa: F401  (the module names the metrics of both suites)
         from hanlin.evaluation.pairs import pair_rows
         from hanlin.evaluation.report import language_rows
 
@@ -103,39 +109,36 @@ def _measure(
         raise ConfigError(f"--suite {suite!r} is unknown; known: {', '.join(SUITES)}")
     show_logs()
     from hanlin.api import assistant, load, locate
-    from hanlin.cli.shipped import shipped
-    from hanlin.evaluation.prompts import read_prompts
-    from hanlin.evaluation.replies import collect_replies
-    from hanlin.generation.sampling import Sampling
-
-    data = data or shipped("data/starter-zh-en.heldout.jsonl")
-    if suite == "language":
-        prompts = read_prompts(data)
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=0)
-    with downloading() as on_progress:
-        path = locate(name, on_progress=on_progress)
-    model, tokenizer = load(path, dtype=dtype, device=_device(device))
-    if suite == "language":
-        with counting(f"answering 作答 {name}") as on_progress:
-            return Measured(
-                replies=collect_replies(assistant(model, tokenizer), prompts, sampling, on_progress=on_progress)
-            )
     from hanlin.data.pack import pack_all
     from hanlin.data.prepare import encode_preferences
     from hanlin.data.sources import read_preferences
+    from hanlin.evaluation.prompts import read_prompts
+    from hanlin.evaluation.replies import collect_replies
+    from hanlin.generation.sampling import Sampling
     from hanlin.objectives.scores import score_pairs
 
-    preferences, _ = read_preferences([data])
-    pairs = encode_preferences(preferences, assistant(model, tokenizer).format, tokenizer)
-    packed = list(pack_all(pairs, max_tokens=2048))
+    data = data or shipped("data/starter-zh-en.heldout.jsonl")
+    # Data is read first: a bad row is found before a large model is opened.
+    prompts = read_prompts(data) if suite == "language" else []
+    preferences = read_preferences([data])[0] if suite == "pairs" else []
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=0)
+    with downloading() as on_progress:
+        path = locate(name, on_progress=on_progress)
+    model, tokenizer = load(path, dtype=dtype, device=_device(device))
+    answers = assistant(model, tokenizer)
+    if suite == "language":
+        with counting(f"answering 作答 {name}") as on_progress:
+            return Measured(replies=collect_replies(answers, prompts, sampling, on_progress=on_progress))
+    pairs = encode_preferences(preferences, answers.format, tokenizer)
     with counting(f"scoring 评分 {name}") as on_progress:
+        packed = _counted(list(pack_all(pairs, max_tokens=2048)), on_progress)
+        return Measured(pairs=pairs, scores=score_pairs(model, packed))
 
-        def counted():
-            for number, item in enumerate(packed):
-                on_progress(number, len(packed))
-                yield item
 
-        return Measured(pairs=pairs, scores=score_pairs(model, counted()))
+def _counted(items: "Sequence[T]", on_progress: "Callable[[int, int], None]") -> "Iterator[T]":
+    for number, item in enumerate(items):
+        on_progress(number, len(items))
+        yield item
 
 
 def _device(name: str) -> str:
@@ -152,7 +155,8 @@ def _write(path: Path | None, rows: "Sequence[Row]", measured: dict[str, Measure
     items = {name: of.to_dict() for name, of in measured.items()}
     try:
         path.write_text(
-            json.dumps({"metrics": to_dict(list(rows)), "items": items}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            json.dumps({"metrics": to_dict(list(rows)), "items": items}, ensure_ascii=False, indent=2) + "\n",
+            encoding="utf-8",
         )
     except OSError as error:
         raise ConfigError(f"--json {path} cannot be written ({error.strerror}); choose another place") from None

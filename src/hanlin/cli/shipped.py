@@ -12,4 +12,6 @@ def shipped(name: str) -> Path:
     for root in (_PACKAGE / "_shipped", _PACKAGE.parent.parent):
         if (root / name).is_file():
             return root / name
-    raise ConfigError(f"{name} did not come with this installation of Hanlin; install it again, or name a file of your own")
+    raise ConfigError(
+        f"{name} did not come with this installation of Hanlin; install it again, or name a file of your own"
+    )

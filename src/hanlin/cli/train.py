@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.toml); see recipes/. 训练配方")],
     set: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint. 从最近的检查点继续")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and count everything; print steps, time and memory; train nothing. 只检查不训练")
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint. 从最近的检查点继续")
     ] = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Read and count everything; print steps, time and memory; train nothing. 只检查不训练"
+        ),
+    ] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")
+    ] = False,
 ) -> None:
     """Tune a model with a recipe. 按配方微调模型。"""
     from hanlin.config import json_schema, load_recipe
@@ -85,7 +93,9 @@ def say_what_was_dropped(material: "Material") -> None:
 
 
 class TrainingDisplay:
-    """An `Observer` that draws one progress bar: step, loss, reward accuracy, margin, tokens/s, time left."""
+    """An `Observer` that draws one progress bar: step, loss, reward accuracy, margin, tokens/s, time left. It keeps the
+    evaluations.
+    """
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -102,6 +112,7 @@ class TrainingDisplay:
         )
         self._task = self._bar.add_task("training", total=None, numbers="")
         self._is_terminal = err.is_terminal
+        self.evaluations: list[Sequence[PairScore]] = []
 
     def __enter__(self) -> "TrainingDisplay":
         self._bar.start()
@@ -120,10 +131,12 @@ class TrainingDisplay:
             self._bar.console.print(f"step {progress.step}/{num_steps} {numbers}", highlight=False)
 
     def evaluated(self, progress: "Progress", scores: "Sequence[PairScore]") -> None:
+        self.evaluations.append(scores)
         accuracy = sum(score.margin > 0 for score in scores) / len(scores)
         nll = -sum(score.chosen for score in scores) / len(scores)
         self._bar.console.print(
-            f"held out at step {progress.step} 留出集: reward accuracy {accuracy:.3f}, chosen NLL {nll:.3f}", highlight=False
+            f"held out at step {progress.step} 留出集: reward accuracy {accuracy:.3f}, chosen NLL {nll:.3f}",
+            highlight=False,
         )
 
     def saved(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The order of training: which pairs make up optimizer step number k, from a seed and one integer.
 
-Pairs are shuffled anew each epoch by (seed, epoch) and cut into steps of `batch_pairs`; a step may span two epochs and only the very last
-one can be smaller. Nothing is remembered between steps, so a run resumes from the step number alone.
+Pairs are shuffled anew each epoch by (seed, epoch) and cut into steps of `batch_pairs`; a step may span two epochs and
+only the very last one can be smaller. Nothing is remembered between steps, so a run resumes from the step number alone.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ import numpy as np
 
 
 class PairOrder:
-    """Indices of the pairs of each step. `num_pairs` pairs, `batch_pairs` a step, for `epochs` passes (a fraction is fine)."""
+    """Indices of the pairs of each step. `num_pairs` pairs, `batch_pairs` a step, for `epochs` passes (a fraction is
+    fine).
+    """
 
     def __init__(self, num_pairs: int, *, batch_pairs: int, epochs: float, seed: int, shuffle: bool = True) -> None:
         self.num_pairs = num_pairs

@@ -1,8 +1,8 @@
 """Packing: encoded pairs become one flat `Batch` in which nothing is padded and each prompt is stored once.
 
-A pair is laid out `[prompt, common start | rest of chosen | rest of rejected]`. The common start of the two answers is stored once and
-scored twice, once for each answer; the last stored-once position predicts two different tokens. That is exact for a causal model and is
-tested, gradients included, against two separate padded rows.
+A pair is laid out `[prompt, common start | rest of chosen | rest of rejected]`. The common start of the two answers is
+stored once and scored twice, once for each answer; the last stored-once position predicts two different tokens. That is
+exact for a causal model and is tested, gradients included, against two separate padded rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,8 +45,9 @@ class _Stream:
 def pack_pairs(pairs: Sequence[EncodedPair], *, score_prompt: bool = False, share: bool = True) -> Batch:
     """Pack whole pairs into one stream of sum(P + C + R - shared) tokens.
 
-    `score_prompt` also scores the prompt's tokens (all but the first) in a span of their own, for likelihood terms that cover the prompt.
-    `share=False` lays every pair out as two independent sequences: the slow form the laws compare with.
+    `score_prompt` also scores the prompt's tokens (all but the first) in a span of their own, for likelihood terms that
+    cover the prompt. `share=False` lays every pair out as two independent sequences: the slow form the laws compare
+    with.
     """
     stream = _Stream()
     chosen, rejected, prompts = [], [], []
@@ -60,7 +61,8 @@ def pack_pairs(pairs: Sequence[EncodedPair], *, score_prompt: bool = False, shar
             if not share and answer is pair.rejected:
                 start = stream.lay(stem, position=0)
             own = stream.lay(answer[shared:], position=len(stem), prefix=(start, len(stem)))
-            # The stem from the prompt's last token on predicts the common start and, last, this answer's first own token.
+            # The stem from the prompt's last token on predicts the common start and, last, this answer's first own
+            # token.
             predictors = [*range(start + len(pair.prompt) - 1, start + len(stem)), *range(own, own + len(answer))]
             spans.append(stream.score(predictors[: len(answer)], answer))
 

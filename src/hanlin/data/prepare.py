@@ -1,7 +1,8 @@
-"""From the [data] section of a recipe to encoded pairs: read, encode, fit to length, hold out, and say what was dropped.
+"""From the [data] section of a recipe to encoded pairs: read, encode, fit to length, hold out, and say what was
+dropped.
 
-The held-out pairs are either files of their own or the last `held_out_pairs` of the training pairs in the order of a fixed shuffle, so that
-they do not depend on the training seed.
+The held-out pairs are either files of their own or the last `held_out_pairs` of the training pairs in the order of a
+fixed shuffle, so that they do not depend on the training seed.
 """
 
 import hashlib
@@ -42,7 +43,9 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Encoded pairs ready to train on, with the reports of what happened to the others: one of each for `train` and for `held_out` files."""
+    """Encoded pairs ready to train on, with the reports of what happened to the others: one of each for `train` and for
+    `held_out` files.
+    """
 
     train: list[EncodedPair]
     held_out: list[EncodedPair]
@@ -74,7 +77,9 @@ def encode_preferences(
     system: str = "",
     on_bad_pair: Callable[[TemplateError], None] | None = None,
 ) -> list[EncodedPair]:
-    """Encode every pair. One that the format cannot hold raises TemplateError naming it, or is left out where `on_bad_pair` takes the error."""
+    """Encode every pair. One that the format cannot hold raises TemplateError naming it, or is left out where
+    `on_bad_pair` takes the error.
+    """
     encoded = []
     for preference in preferences:
         try:
@@ -89,9 +94,7 @@ def encode_preferences(
 
 def prompt_frame(format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") -> PromptFrame:
     """The tokens around a prompt's content, read off two prompts that differ in their content only."""
-    one, other = (
-        encode_prompt(with_system([Message("user", text)], system), format, tokenizer) for text in ("a", "b")
-    )
+    one, other = (encode_prompt(with_system([Message("user", text)], system), format, tokenizer) for text in ("a", "b"))
     return PromptFrame.between(one, other, turn=tokenizer.id(format.opening))
 
 
@@ -108,7 +111,8 @@ def _with_refused(report: RowReport, refused: Sequence[TemplateError], format: C
 def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") -> PreparedData:
     """Read, encode and fit everything that the [data] section names.
 
-    Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where the section contradicts itself.
+    Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where the section
+    contradicts itself.
     """
     if config.held_out and config.held_out_pairs:
         raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
@@ -134,7 +138,9 @@ def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *
         held_out = read(config.held_out)
     elif config.held_out_pairs:
         if config.held_out_pairs >= len(train):
-            raise ConfigError(f"data.held_out_pairs = {config.held_out_pairs} leaves none of {len(train)} pairs to train on")
+            raise ConfigError(
+                f"data.held_out_pairs = {config.held_out_pairs} leaves none of {len(train)} pairs to train on"
+            )
         order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(train))
         apart = set(order[: config.held_out_pairs].tolist())
         held_out = [pair for index, pair in enumerate(train) if index in apart]

@@ -1,10 +1,12 @@
-"""How well a model tells good answers from bad ones: reward accuracy, margin and likelihood on held-out pairs, also per named fault.
+"""How well a model tells good answers from bad ones: reward accuracy, margin and likelihood on held-out pairs, also per
+named fault.
 
-An answer's reward is the mean log-probability of its tokens, or its log-odds as in ORPO. The log-odds grow with the mean, so both order the two
-answers of a pair alike and their accuracies agree; the margins differ.
+An answer's reward is the mean log-probability of its tokens, or its log-odds as in ORPO. The log-odds grow with the
+mean, so both order the two answers of a pair alike and their accuracies agree; the margins differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hanlin.evaluation.report import Row, mean_row, rate_row
 from hanlin.objectives.scores import PairScore
@@ -29,7 +31,7 @@ def pair_rows(
 ) -> list[Row]:
     """Rows for pairs scored once, or before and after in the same order; per-fault rows where the pairs name faults."""
 
-    def values(pick, indices=range(len(pairs))):
+    def values(pick: Callable[[PairScore], float], indices: Sequence[int] = range(len(pairs))) -> dict[str, Any]:
         old = [pick(before[index]) for index in indices]
         return {"before": old, "after": None if after is None else [pick(after[index]) for index in indices]}
 

@@ -15,7 +15,9 @@ def collect_replies(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Reply]:
-    """One reply to each prompt, in order. A reply has ended by itself when a stop token, not the limit of tokens, ended it."""
+    """One reply to each prompt, in order. A reply has ended by itself when a stop token, not the limit of tokens, ended
+    it.
+    """
     completions = assistant.answer_all([prompt.messages for prompt in prompts], sampling, on_progress=on_progress)
     return [
         Reply(prompt=prompt, text=completion.text, ended=completion.finish_reason == "stop")

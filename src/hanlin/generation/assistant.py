@@ -1,6 +1,7 @@
 """`Assistant`: messages in, an answer out. A model, its tokenizer and its chat format, bound to one engine.
 
-Chat, evaluation and the public API all talk to models through this, so that a prompt is built, and an answer ended, in one way.
+Chat, evaluation and the public API all talk to models through this, so that a prompt is built, and an answer ended, in
+one way.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -33,7 +34,9 @@ class Assistant:
         self.engine = Engine(model, tokenizer, num_slots=num_slots)
 
     def request(self, messages: Sequence[Message], sampling: Sampling) -> Request:
-        """The request for an answer to `messages`, which end with a user turn. Raises TemplateError where the format cannot hold them."""
+        """The request for an answer to `messages`, which end with a user turn. Raises TemplateError where the format
+        cannot hold them.
+        """
         return Request(encode_prompt(messages, self.format, self.tokenizer), sampling, self.stop_ids)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, Completion]:

@@ -1,8 +1,9 @@
 """The key/value cache of a set of slots: one sequence a slot, layers with a window as rings.
 
-Surprises. A position's place needs no table: full layers keep position p at entry p, a ring of R entries at p mod R, and R is never smaller
-than the window while positions pass it. So the entries that a row at position p may see are the first min(p + 1, R), nothing else needs to
-be remembered, and what an earlier request left in a slot is never seen. Nothing is reserved for `max_length`: entries double as they fill.
+Surprises. A position's place needs no table: full layers keep position p at entry p, a ring of R entries at p mod R,
+and R is never smaller than the window while positions pass it. So the entries that a row at position p may see are the
+first min(p + 1, R), nothing else needs to be remembered, and what an earlier request left in a slot is never seen.
+Nothing is reserved for `max_length`: entries double as they fill.
 """
 
 from collections.abc import Sequence
@@ -18,14 +19,17 @@ _FIRST_ENTRIES = 64
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the tokens of one forward pass are stored: the N that stay (all when None) and the rows of N x 2 x K flattened heads."""
+    """Where the tokens of one forward pass are stored: the N that stay (all when None) and the rows of N x 2 x K
+    flattened heads.
+    """
 
     kept_N: Tensor | None
     rows: Tensor
 
 
 class KeyValueCache:
-    """Keys and values [2, slots, K, entries, H] of every layer, and the number of tokens that each slot has seen (`lengths`).
+    """Keys and values [2, slots, K, entries, H] of every layer, and the number of tokens that each slot has seen
+    (`lengths`).
 
     `max_length` bounds the positions that will ever be stored; `num_bytes` says what is held now.
     """
@@ -71,7 +75,9 @@ class KeyValueCache:
             self._base[window] = numbers.view(2, self.num_slots, num_kv_heads).transpose(0, 1).contiguous()
 
     def place(self, slots: Sequence[int], counts: Sequence[int]) -> dict[int | None, Places]:
-        """Advance each slot by its count of new tokens and say, by window, where a stream of them (slot after slot) is stored."""
+        """Advance each slot by its count of new tokens and say, by window, where a stream of them (slot after slot) is
+        stored.
+        """
         starts = [self.lengths[slot] for slot in slots]
         for slot, count in zip(slots, counts, strict=True):
             self.lengths[slot] += count

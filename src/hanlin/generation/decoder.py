@@ -1,15 +1,18 @@
-"""The decoder of `models.transformer` rewritten for inference: same mathematics, few calls, weights laid out for the machine.
+"""The decoder of `models.transformer` rewritten for inference: same mathematics, few calls, weights laid out for the
+machine.
 
 What is surprising:
 
-- `pack` (default where it helps: bf16 on a CPU with oneDNN's bf16 kernels) copies every matrix into oneDNN's blocked layout, with q/k/v and
-  gate/up joined. A decode step then reads memory twice as fast, and a row's result is the same bit for bit in every batch size. The price is
-  one more copy of the matrices, the head's included (2 bytes a parameter); the embedding is always shared. Without packing, weights that
-  already have the compute dtype are shared and nothing is copied.
+- `pack` (default where it helps: bf16 on a CPU with oneDNN's bf16 kernels) copies every matrix into oneDNN's blocked
+  layout, with q/k/v and gate/up joined. A decode step then reads memory twice as fast, and a row's result is the same
+  bit for bit in every batch size. The price is one more copy of the matrices, the head's included (2 bytes a
+  parameter); the embedding is always shared. Without packing, weights that already have the compute dtype are shared
+  and nothing is copied.
 - A packed decoder is a snapshot: it does not see later changes of the model's weights.
-- The residual stream, queries and keys stay in fp32, which is both exacter and fewer calls than rounding them each time.
-- Head dimensions travel in pairs (0, H/2), (1, H/2 + 1), ..., so that a rotation is one complex product. Scores do not depend on the order,
-  values are put back before the output projection.
+- The residual stream, queries and keys stay in fp32, which is both exacter and fewer calls than rounding them each
+  time.
+- Head dimensions travel in pairs (0, H/2), (1, H/2 + 1), ..., so that a rotation is one complex product. Scores do not
+  depend on the order, values are put back before the output projection.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +34,9 @@ Projection = Callable[[Tensor], Tensor]
 
 
 class AttendHeads(Protocol):
-    """Maps a layer's heads [T, Q + 2 K, H] (queries, keys, values; fp32, paired order, rotated, unscaled) to what is read, [T, Q, H]."""
+    """Maps a layer's heads [T, Q + 2 K, H] (queries, keys, values; fp32, paired order, rotated, unscaled) to what is
+    read, [T, Q, H].
+    """
 
     def __call__(self, layer: int, heads_TXH: Tensor, /) -> Tensor: ...
 
@@ -67,6 +72,7 @@ class Decoder:
         self._embedding = model.embed.weight.detach()
         self._head = _projection([model.head_weight], [None], dtype, pack)
         self._norm = _scale(model.norm)
+        self._eps = torch.tensor(config.norm_eps, device=self.device)
         self._layers = [_layer(block, dtype, pack) for block in model.blocks if isinstance(block, Block)]
         rope = rotary_frequencies(config.head_dim, config.rope_theta, config.rope_scaling).to(self.device)
         local = rope
@@ -101,27 +107,28 @@ class Decoder:
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: AttendHeads) -> Tensor:
         """Final normed hidden states [T, D] in the compute dtype."""
-        config, dtype, eps = self.config, self.dtype, self.config.norm_eps
-        width = (config.width,)
+        config, dtype, eps = self.config, self.dtype, self._eps
         x_TD = self._embedding[tokens_T].float()
         if config.scaled_embedding:
             x_TD = x_TD * torch.tensor(config.width**0.5, dtype=dtype).item()
         turns = {window: _turns(positions_T, f) for window, f in self._frequencies.items()}
         for number, layer in enumerate(self._layers):
-            normed_TD = F.rms_norm(x_TD, width, layer.attention_norm, eps).to(dtype)
+            normed_TD = _rms_norm(x_TD, layer.attention_norm, eps).to(dtype)
             heads_TXH = self._heads(layer, layer.query_key_value(normed_TD), turns[config.windows[number]])
             read_TD = layer.output(_unpaired(attend(number, heads_TXH), dtype))
             if layer.attention_post_norm is not None:
-                read_TD = F.rms_norm(read_TD.float(), width, layer.attention_post_norm, eps)
+                read_TD = _rms_norm(read_TD.float(), layer.attention_post_norm, eps)
             x_TD.add_(read_TD)
-            made_TD = layer.down(self._active(layer.gate_up(F.rms_norm(x_TD, width, layer.mlp_norm, eps).to(dtype))))
+            made_TD = layer.down(self._active(layer.gate_up(_rms_norm(x_TD, layer.mlp_norm, eps).to(dtype))))
             if layer.mlp_post_norm is not None:
-                made_TD = F.rms_norm(made_TD.float(), width, layer.mlp_post_norm, eps)
+                made_TD = _rms_norm(made_TD.float(), layer.mlp_post_norm, eps)
             x_TD.add_(made_TD)
-        return F.rms_norm(x_TD, width, self._norm, eps).to(dtype)
+        return _rms_norm(x_TD, self._norm, eps).to(dtype)
 
     def head(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in fp32, as `Transformer.head` gives them: rounded to the compute dtype first, soft-cap applied."""
+        """Logits [N, V] in fp32, as `Transformer.head` gives them: rounded to the compute dtype first, soft-cap
+        applied.
+        """
         return soft_cap(self._head(hidden_ND).float(), self.config.logit_cap)
 
     def _heads(self, layer: _Layer, projected_TX: Tensor, turns_T1P: Tensor) -> Tensor:
@@ -168,7 +175,9 @@ class _PrefillAttention:
 
 
 class _StepAttention:
-    """One new token in each row reads what its slot has stored. The query heads of one key head are rows of one small matrix product."""
+    """One new token in each row reads what its slot has stored. The query heads of one key head are rows of one small
+    matrix product.
+    """
 
     def __init__(
         self, config: ModelConfig, cache: KeyValueCache, num_rows: int, places: dict[int | None, Places]
@@ -199,6 +208,12 @@ class _StepAttention:
             scores_XGC = soft_cap(scores_XGC, config.attention_cap) + mask_X1C
         weights_XGC = scores_XGC.softmax(-1).to(values_XCH.dtype)
         return torch.bmm(weights_XGC, values_XCH).view(self._num_rows, num_heads, config.head_dim)
+
+
+def _rms_norm(x_TD: Tensor, scale_D: Tensor, eps: Tensor) -> Tensor:
+    """`F.rms_norm` in fp32, which on a CPU is seven calls."""
+    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+    return (x_TD * torch.addcmul(eps, norm_T1, norm_T1, value=1 / x_TD.shape[-1]).rsqrt_()).mul_(scale_D)
 
 
 def _turns(positions_T: Tensor, frequencies_P: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """`Engine(model)` answers requests: many at once with refilled slots, or one as a stream.
 
-Prompts of different lengths are read as one packed stream without padding; then every running request gets one token a step. When one ends,
-the last row takes its slot and a waiting request is read in, so a step never computes dead rows. Each call has its own cache, freed when it
+Prompts of different lengths are read as one packed stream without padding; then every running request gets one token a
+step. When one ends, the last row takes its slot and a waiting request is read in, so a step never computes dead rows.
+Each call has its own cache, freed when it
 ends or when its generator is closed: closing between tokens is how a caller interrupts.
 
-Stop ids end an answer and are not part of it. Stop strings need a tokenizer; text that might be the beginning of one is held back until that
-is decided.
+Stop ids end an answer and are not part of it. Stop strings need a tokenizer; text that might be the beginning of one is
+held back until that is decided.
 """
 
 import random
@@ -41,7 +42,8 @@ class Request:
 class Completion:
     """An answer. `ids` are without the stop token, which is `stop_id`; `text` is "" where no tokenizer was given.
 
-    After a stop string `ids` hold the tokens that spell it, `text` ends before it. "length": `max_tokens` or the context is full.
+    After a stop string `ids` hold the tokens that spell it, `text` ends before it. "length": `max_tokens` or the
+    context is full.
     """
 
     ids: list[int]
@@ -53,7 +55,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One step of one request: the new id (None for a stop token), the text that is now certain, and at the end the completion."""
+    """One step of one request: the new id (None for a stop token), the text that is now certain, and at the end the
+    completion.
+    """
 
     request: int
     id: int | None
@@ -62,10 +66,11 @@ class Event:
 
 
 class Engine:
-    """Generates with a model. Weights are read once, here: make a new engine after training on (`Decoder` says what it costs).
+    """Generates with a model. Weights are read once, here: make a new engine after training on (`Decoder` says what it
+    costs).
 
-    `dtype` is what matmuls run in (default the model's), `pack` lays the weights out for the CPU (default where that helps; False saves a
-    copy of them), `num_slots` is how many requests run at once.
+    `dtype` is what matmuls run in (default the model's), `pack` lays the weights out for the CPU (default where that
+    helps; False saves a copy of them), `num_slots` is how many requests run at once.
     """
 
     def __init__(
@@ -222,7 +227,9 @@ def _retire(running: list[_Answer], cache: KeyValueCache) -> None:
 
 
 def stream_text(engine: Engine, tokenizer: Tokenizer, request: Request) -> Generator[str, None, Completion]:
-    """The answer's text as it becomes certain: whole characters, nothing of a stop string. Returns the completion (`yield from`)."""
+    """The answer's text as it becomes certain: whole characters, nothing of a stop string. Returns the completion
+    (`yield from`).
+    """
     for event in engine.events([request], tokenizer):
         if event.text:
             yield event.text

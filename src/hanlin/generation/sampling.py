@@ -1,9 +1,10 @@
 """From logits to the next token: `Sampling` says how, `sample` does it for a batch of unrelated requests.
 
-Filters come in the order of transformers: repetition penalty, temperature, top-k, top-p, min-p. A token is drawn with one uniform number
-from the request's own generator, by inverting the distribution in the order of token ids: what a request gets depends on its logits and its
-seed alone, never on its neighbours, and a tiny change of the logits hardly ever changes the choice. Nothing is sorted but the few tokens
-that can matter; where those turn out not to suffice, all are.
+Filters come in the order of transformers: repetition penalty, temperature, top-k, top-p, min-p. A token is drawn with
+one uniform number from the request's own generator, by inverting the distribution in the order of token ids: what a
+request gets depends on its logits and its seed alone, never on its neighbours, and a tiny change of the logits hardly
+ever changes the choice. Nothing is sorted but the few tokens that can matter; where those turn out not to suffice, all
+are.
 """
 
 import math
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanlin.errors import ConfigError
+from hanlin.errors import CheckpointError, ConfigError
 
 # Relative to the likeliest token. Less likely ones are looked at only when those above do not reach top_k or top_p.
 _CANDIDATE_FLOOR = 1e-3
@@ -23,10 +24,11 @@ _CANDIDATE_FLOOR = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen. Temperature 0 takes the likeliest; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 switch off.
+    """How tokens are chosen. Temperature 0 takes the likeliest; `top_k` 0, `top_p` 1, `min_p` 0 and
+    `repetition_penalty` 1 switch off.
 
-    The defaults are Meta's for Llama 3, which the Chinese-chat models' cards recommend too. `seed` None draws a new one each time.
-    Raises ConfigError for values out of range.
+    The defaults are Meta's for Llama 3, which the Chinese-chat models' cards recommend too. `seed` None draws a new one
+    each time. Raises ConfigError for values out of range.
     """
 
     temperature: float = 0.6
@@ -57,7 +59,9 @@ def _check(name: str, value: float, good: bool, expected: str) -> None:
 
 @dataclass(slots=True)
 class Draw:
-    """One request's row: how to choose, its generator, and the ids that the repetition penalty counts (prompt and answer)."""
+    """One request's row: how to choose, its generator, and the ids that the repetition penalty counts (prompt and
+    answer).
+    """
 
     sampling: Sampling
     generator: random.Random
@@ -65,56 +69,68 @@ class Draw:
 
 
 def sample(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """One token id for each row of fp32 logits [B, V] (as the model's head gives them); the logits may be overwritten."""
+    """One token id for each row of fp32 logits [B, V], as the model's head gives them. May overwrite the logits."""
     for row, draw in enumerate(draws):
         if draw.sampling.repetition_penalty != 1 and draw.seen:
             _penalize(logits_BV[row], draw.seen, draw.sampling.repetition_penalty)
-    best_B = logits_BV.argmax(-1).tolist()
-    rows = [row for row, draw in enumerate(draws) if not draw.sampling.greedy]
-    if not rows:
-        return best_B
-    sampled_NV = logits_BV if len(rows) == len(draws) else logits_BV[rows]
-    temperature_N1 = torch.tensor([[draws[row].sampling.temperature] for row in rows], device=logits_BV.device)
-    top_N1 = sampled_NV.amax(-1, keepdim=True)
-    weights_NV = torch.sub(sampled_NV, top_N1).div_(temperature_N1).exp_()
-    totals = weights_NV.sum(-1).tolist()
-    for row, weights_V, total in zip(rows, weights_NV.cpu().numpy(), totals, strict=True):
-        kept, kept_weights = keep(weights_V, total, draws[row].sampling)
-        below = kept_weights.astype(np.float64).cumsum()
-        index = np.searchsorted(below, draws[row].generator.random() * below[-1], side="right")
-        best_B[row] = int(kept[min(index, len(kept) - 1)])
-    return best_B
+    greedy = [row for row, draw in enumerate(draws) if draw.sampling.greedy]
+    drawn = [row for row, draw in enumerate(draws) if not draw.sampling.greedy]
+    chosen: dict[int, int] = {}
+    if greedy:
+        best_N = _rows(logits_BV, greedy).max(-1)
+        _check_finite(best_N.values.tolist())
+        chosen |= zip(greedy, best_N.indices.tolist(), strict=True)
+    if drawn:
+        weights_NV = _rows(logits_BV, drawn)
+        temperature_N1 = torch.tensor([[draws[row].sampling.temperature] for row in drawn], device=logits_BV.device)
+        weights_NV = weights_NV.sub_(weights_NV.amax(-1, keepdim=True)).div_(temperature_N1).exp_()
+        totals = weights_NV.sum(-1).tolist()
+        _check_finite(totals)
+        for row, weights_V, total in zip(drawn, weights_NV.cpu().numpy(), totals, strict=True):
+            ids = keep(weights_V, total, draws[row].sampling)
+            sums = weights_V[ids].cumsum(dtype=np.float64)
+            index = int(np.searchsorted(sums, draws[row].generator.random() * sums[-1], side="right"))
+            chosen[row] = int(ids[min(index, len(ids) - 1)])
+    return [chosen[row] for row in range(len(draws))]
 
 
-def keep(weights_V: np.ndarray, total: float, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """The ids, ascending, that survive top-k, top-p and min-p, and their weights.
+def keep(weights_V: np.ndarray, total: float, sampling: Sampling) -> np.ndarray:
+    """The ids, ascending, that survive top-k, top-p and min-p.
 
     `weights_V` are probabilities divided by the largest one (so min-p is a plain threshold), `total` is their sum.
+    Of equal weights at the edge of top-k all stay, as in transformers; at the edge of top-p as many as it takes, lower
+    ids first (bf16 heads give many equal logits).
     """
-    if not sampling.top_k and sampling.top_p == 1:
-        kept = np.flatnonzero(weights_V >= sampling.min_p)
-        return kept, weights_V[kept]
-    for floor in (_CANDIDATE_FLOOR, 0.0):
-        ids = np.flatnonzero(weights_V >= floor)
-        # Descending; among equals the higher id first, as the stable ascending sort of transformers has it.
-        ids = ids[np.lexsort((ids, weights_V[ids]))[::-1]]
-        weights = weights_V[ids].astype(np.float64)
-        mass = total
-        if 0 < sampling.top_k < len(weights_V):
-            if len(ids) < sampling.top_k:
-                continue
-            count = int(np.count_nonzero(weights >= weights[sampling.top_k - 1]))  # equals of the last one stay too
-            ids, weights = ids[:count], weights[:count]
-            mass = weights.sum()
-        elif floor and weights.sum() < sampling.top_p * total:
-            continue
+    top_k = sampling.top_k if sampling.top_k < len(weights_V) else 0
+    if top_k or sampling.top_p < 1:
+        for floor in (_CANDIDATE_FLOOR, 0.0):
+            candidates = np.flatnonzero(weights_V >= floor)
+            values = np.sort(weights_V[candidates])[::-1]
+            if not floor or (len(values) >= top_k if top_k else values.sum(dtype=np.float64) >= sampling.top_p * total):
+                break
+        if top_k:
+            values = values[: np.count_nonzero(values >= values[top_k - 1])]
+            total = values.sum(dtype=np.float64)
         if sampling.top_p < 1:
-            before = weights.cumsum() - weights
-            count = max(1, int(np.searchsorted(before, sampling.top_p * mass, side="left")))
-            ids, weights = ids[:count], weights[:count]
-        ids = np.sort(ids[weights >= sampling.min_p])
-        return ids, weights_V[ids]
-    raise AssertionError("with floor 0 every id is a candidate")
+            before = values.cumsum(dtype=np.float64) - values
+            values = values[: max(1, int(np.searchsorted(before, sampling.top_p * total)))]
+        edge = values[-1]
+        above, equal = candidates[weights_V[candidates] > edge], candidates[weights_V[candidates] == edge]
+        ids = np.sort(np.concatenate((above, equal[: len(values) - len(above)])))
+    else:
+        ids = np.arange(len(weights_V))
+    return ids[weights_V[ids] >= sampling.min_p] if sampling.min_p else ids
+
+
+def _check_finite(values: list[float]) -> None:
+    if not all(map(math.isfinite, values)):
+        raise CheckpointError(
+            "the model's logits are not finite: its weights are damaged, or its dtype overflows; try bfloat16 or float32"
+        )
+
+
+def _rows(logits_BV: Tensor, rows: list[int]) -> Tensor:
+    return logits_BV if len(rows) == len(logits_BV) else logits_BV[rows]
 
 
 def _penalize(logits_V: Tensor, seen: Collection[int], penalty: float) -> None:

@@ -1,1 +1,3 @@
-"""Models: one decoder driven by `ModelConfig`, the names other layouts give its parts, and how weights are read and written."""
+"""Models: one decoder driven by `ModelConfig`, the names other layouts give its parts, and how weights are read and
+written.
+"""

@@ -1,9 +1,10 @@
 """Attention over the segments of a packed stream: who may see whom, computed without a T x T mask.
 
-A segment sees itself causally and all of its prefix. `SegmentAttention` runs one SDPA a segment, causal without a mask wherever it can:
-a prefix and the segment that directly follows it are one causal run, so in `[prompt | chosen | rejected]` only the rejected answer needs a
-mask. Families with a capped score (Gemma 2) go through `capped_attention`: SDPA has no cap and must never be used for them.
-`dense_attention` is the slow reference that the tests hold every other path against.
+A segment sees itself causally and all of its prefix. `SegmentAttention` runs one SDPA a segment, causal without a mask
+wherever it can: a prefix and the segment that directly follows it are one causal run, so in `[prompt | chosen |
+rejected]` only the rejected answer needs a mask. Families with a capped score (Gemma 2) go through `capped_attention`:
+SDPA has no cap and must never be used for them. `dense_attention` is the slow reference that the tests hold every other
+path against.
 """
 
 from collections.abc import Sequence
@@ -77,7 +78,9 @@ class SegmentAttention:
             if config.attention_cap is None:
                 outputs.append(_sdpa(q_LQH, k_CKH, v_CKH, visible_LC, config.query_scale))
             else:
-                outputs.append(capped_attention(q_LQH, k_CKH, v_CKH, visible_LC, config.query_scale, config.attention_cap))
+                outputs.append(
+                    capped_attention(q_LQH, k_CKH, v_CKH, visible_LC, config.query_scale, config.attention_cap)
+                )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
@@ -104,7 +107,8 @@ def _sdpa(q_LQH: Tensor, k_CKH: Tensor, v_CKH: Tensor, visible_LC: Tensor | None
 def capped_attention(
     q_LQH: Tensor, k_CKH: Tensor, v_CKH: Tensor, visible_LC: Tensor | None, scale: float, cap: float | None
 ) -> Tensor:
-    """Attention with scores `cap * tanh(score / cap)`, capped before the mask, softmax in fp32 (Gemma 2 report, section 2).
+    """Attention with scores `cap * tanh(score / cap)`, capped before the mask, softmax in fp32 (Gemma 2 report, section
+    2).
 
     Queries [L, Q, H] sit at the end of the C keys [C, K, H]; `visible_LC` None means plain causal.
     """

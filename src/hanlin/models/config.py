@@ -9,7 +9,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched: "linear" divides all by `factor`; "llama3" only the slow ones (Llama 3.1 model card, `apply_scaling`)."""
+    """How rotary frequencies are stretched: "linear" divides all by `factor`; "llama3" only the slow ones (Llama 3.1
+    model card, `apply_scaling`).
+    """
 
     kind: Literal["linear", "llama3"]
     factor: float
@@ -20,7 +22,9 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Everything that tells one decoder from another. Sizes in elements; `windows` has one entry a layer, None where a layer sees everything."""
+    """Everything that tells one decoder from another. Sizes in elements; `windows` has one entry a layer, None where a
+    layer sees everything.
+    """
 
     family: str  # which layout to write when saving; the model itself never reads it
     vocab_size: int
@@ -49,5 +53,7 @@ class ModelConfig:
 
     @property
     def needs_wide_exponent(self) -> bool:
-        """Gemma 2 and 3 activations pass 65504, the largest fp16 number (transformers #36822): they compute in bf16 or fp32."""
+        """Gemma 2 and 3 activations pass 65504, the largest fp16 number (transformers #36822): they compute in bf16 or
+        fp32.
+        """
         return self.post_norms

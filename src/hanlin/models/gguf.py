@@ -26,7 +26,7 @@ from hanlin.models.layers import rotary_frequencies
 from hanlin.models.layouts import FAMILIES, names_to_gguf
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K")
-_CHUNK_ELEMENTS = 2**17  # half a megabyte of float32: stays in the cache
+_CHUNK_ELEMENTS = 2**15  # stays in the cache, and below what torch would hand to its thread pool
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _DAMAGED = "not a whole GGUF file; copy or download it again"

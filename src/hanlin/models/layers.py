@@ -1,7 +1,8 @@
 """The small parts of the decoder: linear maps, norms, rotary positions and the gated feed-forward.
 
-Weights may be fp32 masters while matmuls run in bf16: every map casts its weight to the dtype of what it is given, so the *activations*
-decide. Norms and rotations compute in fp32 always (see `reference` pitfalls: bf16 `1 + w` and bf16 positions are wrong by whole units).
+Weights may be fp32 masters while matmuls run in bf16: every map casts its weight to the dtype of what it is given, so
+the *activations* decide. Norms and rotations compute in fp32 always (see `reference` pitfalls: bf16 `1 + w` and bf16
+positions are wrong by whole units).
 """
 
 import math
@@ -14,7 +15,9 @@ from hanlin.models.config import ModelConfig, RopeScaling
 
 
 class Linear(nn.Module):
-    """`y = x Wᵀ (+ b)` with W [out, in] cast to x's dtype. Uninitialised until weights are loaded or `initialize` runs."""
+    """`y = x Wᵀ (+ b)` with W [out, in] cast to x's dtype. Uninitialised until weights are loaded or `initialize`
+    runs.
+    """
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -29,7 +32,8 @@ class Linear(nn.Module):
 class RMSNorm(nn.Module):
     """`x / rms(x) * (offset + w)` over the last dimension, in fp32, cast once at the end to `dtype`.
 
-    `offset` is 1 for Gemma, whose checkpoints store w with the scale being 1 + w (transformers #29402), and 0 elsewhere.
+    `offset` is 1 for Gemma, whose checkpoints store w with the scale being 1 + w (transformers #29402), and 0
+    elsewhere.
     """
 
     def __init__(self, size: int, *, eps: float, offset: float) -> None:
@@ -48,8 +52,8 @@ class RMSNorm(nn.Module):
 def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
     """Angular step per position of each of the head_dim / 2 planes, fp32 (arXiv 2104.09864, section 3.4.2).
 
-    "llama3" scaling follows Meta's `apply_scaling` (llama-models, models/llama3/model.py): slow planes are divided by `factor`, fast ones
-    kept, those between blended; it holds at every length, not only beyond the original one.
+    "llama3" scaling follows Meta's `apply_scaling` (llama-models, models/llama3/model.py): slow planes are divided by
+    `factor`, fast ones kept, those between blended; it holds at every length, not only beyond the original one.
     """
     frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling is not None and scaling.kind == "linear":
@@ -68,7 +72,8 @@ class Rotary:
     def __init__(self, positions_T: Tensor, frequencies: Tensor) -> None:
         angles_TH = (positions_T.float()[:, None] * frequencies.to(positions_T.device)).repeat(1, 2)
         self.cos_T1H = angles_TH.cos()[:, None]
-        # Half-split rotation (HF's rotate_half): the first half takes -sin times the second, so the sign goes into the table.
+        # Half-split rotation (HF's rotate_half): the first half takes -sin times the second, so the sign goes into the
+        # table.
         sin_TH = angles_TH.sin()
         sin_TH[:, : sin_TH.shape[1] // 2].neg_()
         self.sin_T1H = sin_TH[:, None]

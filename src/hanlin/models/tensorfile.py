@@ -9,7 +9,7 @@ model. The format is 8 bytes of header length, a JSON header, then the data
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,7 @@ from hanlin.errors import CheckpointError
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_ELEMENTS = 2**15  # stays in the cache, and below what torch would hand to its thread pool
 _MAX_HEADER_BYTES = 100 * 2**20  # the safetensors package's own limit
 
 
@@ -41,6 +41,9 @@ class StoredTensor:
         flat, done = out.view(-1), 0
         with self.path.open("rb") as file:
             file.seek(self.start)
+            if out.dtype == self.dtype and out.device.type == "cpu" and self.num_bytes:
+                self._fill(file, flat.view(torch.uint8))
+                return
             for chunk in self._chunks(file):
                 flat[done : done + chunk.numel()].copy_(chunk)
                 done += chunk.numel()
@@ -55,15 +58,17 @@ class StoredTensor:
             pairs = zip(self._chunks(mine), other._chunks(theirs), strict=True)
             return all(torch.equal(one.view(torch.uint8), two.view(torch.uint8)) for one, two in pairs)
 
-    def _chunks(self, file: BinaryIO):
-        buffer = torch.empty(min(self.num_bytes, _CHUNK_BYTES), dtype=torch.uint8)
-        for offset in range(0, self.num_bytes, _CHUNK_BYTES):
-            chunk = buffer[: min(_CHUNK_BYTES, self.num_bytes - offset)]
-            if file.readinto(chunk.numpy()) != len(chunk):  # pyright: ignore[reportAttributeAccessIssue]
-                raise CheckpointError(
-                    f"{self.path}: the file ends inside tensor {self.name}; copy or download it again"
-                )
+    def _chunks(self, file: BinaryIO) -> Iterator[Tensor]:
+        step = _CHUNK_ELEMENTS * self.dtype.itemsize
+        buffer = torch.empty(min(self.num_bytes, step), dtype=torch.uint8)
+        for offset in range(0, self.num_bytes, step):
+            chunk = buffer[: min(step, self.num_bytes - offset)]
+            self._fill(file, chunk)
             yield chunk.view(self.dtype)
+
+    def _fill(self, file: BinaryIO, out: Tensor) -> None:
+        if file.readinto(out.numpy()) != len(out):  # pyright: ignore[reportAttributeAccessIssue]
+            raise CheckpointError(f"{self.path}: the file ends inside tensor {self.name}; copy or download it again")
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -124,13 +129,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype)
         offset = stop
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    step = _CHUNK_BYTES // dtype.itemsize
-    with path.open("wb") as file:
+    with path.open("wb", buffering=2**20) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for tensor in tensors.values():
             flat = tensor.detach().contiguous().view(-1)
-            for start in range(0, len(flat), step):
-                chunk = flat[start : start + step].to(device="cpu", dtype=dtype)
+            for start in range(0, len(flat), _CHUNK_ELEMENTS):
+                chunk = flat[start : start + _CHUNK_ELEMENTS].to(device="cpu", dtype=dtype)
                 file.write(chunk.view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())

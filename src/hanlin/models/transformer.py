@@ -1,7 +1,8 @@
-"""The decoder: `Transformer(config)` turns a flat stream of token ids into hidden states, and hidden states into logits.
+"""The decoder: `Transformer(config)` turns a flat stream of token ids into hidden states, and hidden states into
+logits.
 
-It works on streams [T, D], never on padded rows. How tokens see each other is a callable handed in (`Attend`): the segments of a training
-batch, or the cache of a generation. It has never heard of families, tokenizers, ranks or losses.
+It works on streams [T, D], never on padded rows. How tokens see each other is a callable handed in (`Attend`): the
+segments of a training batch, or the cache of a generation. It has never heard of families, tokenizers, ranks or losses.
 """
 
 from typing import Protocol
@@ -22,7 +23,9 @@ class Attend(Protocol):
 
 
 class Attention(nn.Module):
-    """Projections around an `Attend`. Query heads share key/value heads in contiguous groups; Q x H need not equal D."""
+    """Projections around an `Attend`. Query heads share key/value heads in contiguous groups; Q x H need not equal
+    D.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -76,7 +79,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A decoder with its head. Parameters are uninitialised: `weights.load_model` or `initialize` fills them.
 
-    `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16 over fp32 master weights in mixed-precision training.
+    `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16 over fp32 master weights in
+    mixed-precision training.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -99,7 +103,9 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The head's matrix [V, D]; the embedding's where they are tied. Only the head and the fused likelihood read it."""
+        """The head's matrix [V, D]; the embedding's where they are tied. Only the head and the fused likelihood read
+        it.
+        """
         return self.embed.weight if self.unembed is None else self.unembed.weight
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
@@ -135,7 +141,9 @@ class Transformer(nn.Module):
         return [shared if window is None else local for window in config.windows]
 
     def initialize(self, *, std: float = 0.02, seed: int = 0) -> None:
-        """Fill every parameter at random: matrices normal(0, std), norms 1 - offset, biases 0. For tests and pre-training."""
+        """Fill every parameter at random: matrices normal(0, std), norms 1 - offset, biases 0. For tests and
+        pre-training.
+        """
         generator = torch.Generator(device="cpu").manual_seed(seed)
         with torch.no_grad():
             for module in self.modules():

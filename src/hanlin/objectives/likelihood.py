@@ -1,8 +1,9 @@
 """Log-probabilities of the scored tokens, computed through the model's head a chunk at a time.
 
-Logits of one chunk exist in fp32, never T x V of them. Only stream positions that predict something reach the head, each once, even where one
-position predicts two tokens. The backward pass needs the probabilities again: in bf16 the head's raw logits are kept (2 bytes each, half the
-price of computing them anew) while they fit `KEEP_BYTES`; otherwise each chunk is recomputed. Both give the same numbers.
+Logits of one chunk exist in fp32, never T x V of them. Only stream positions that predict something reach the head,
+each once, even where one position predicts two tokens. The backward pass needs the probabilities again: in bf16 the
+head's raw logits are kept (2 bytes each, half the price of computing them anew) while they fit `KEEP_BYTES`; otherwise
+each chunk is recomputed. Both give the same numbers.
 """
 
 from typing import Any
@@ -111,7 +112,8 @@ def _reduce(logits_RV: Tensor, cap: float | None, lse_R: Tensor) -> None:
 def _to_gradient(
     logits_RV: Tensor, cap: float | None, lse_R: Tensor, total_R: Tensor, targets: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Turn raw logits into d loss / d raw logits, in place: `sum_n g_n (onehot(target_n) - p)`, times the cap's slope `1 - (z / cap)²`.
+    """Turn raw logits into d loss / d raw logits, in place: `sum_n g_n (onehot(target_n) - p)`, times the cap's slope
+    `1 - (z / cap)²`.
 
     The two parts meet in fp32, before rounding: where p is near 1 they nearly cancel.
     """

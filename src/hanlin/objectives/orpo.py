@@ -1,11 +1,13 @@
-"""ORPO (arXiv 2403.07691): likelihood of the chosen answer plus a weighted odds ratio between the two answers. No reference model.
+"""ORPO (arXiv 2403.07691): likelihood of the chosen answer plus a weighted odds ratio between the two answers. No
+reference model.
 
-    loss = NLL + weight * -log sigmoid( logodds(chosen) - logodds(rejected) ),   logodds(y) = l - log(1 - exp(l))     (eqs. 4, 6, 7)
+    loss = NLL + weight * -log sigmoid( logodds(chosen) - logodds(rejected) ),   logodds(y) = l - log(1 - exp(l))
+    (eqs. 4, 6, 7)
 
-with l the mean log-probability of an answer's tokens, its stop token included. Different objectives carry this one name; the presets are
-the two in use. `llamafactory`: NLL over the answer, mean per sequence, then over pairs (what both Chinese-Chat models were trained with, and the
-paper's equations). `trl`: NLL over prompt and answer, mean over all tokens of the step (near the authors' code). A weight does not carry
-over from one to the other.
+with l the mean log-probability of an answer's tokens, its stop token included. Different objectives carry this one
+name; the presets are the two in use. `llamafactory`: NLL over the answer, mean per sequence, then over pairs (what both
+Chinese-Chat models were trained with, and the paper's equations). `trl`: NLL over prompt and answer, mean over all
+tokens of the step (near the authors' code). A weight does not carry over from one to the other.
 """
 
 import math
@@ -26,7 +28,9 @@ CLOSEST_TO_ZERO = -1e-6  # mean log-probabilities are clamped here: at 0 the odd
 
 
 class OrpoConfig(Section):
-    """`weight` is the articles' beta (LLaMA-Factory, TRL) or lambda (paper). `nll_on` and `nll_reduction` override the preset."""
+    """`weight` is the articles' beta (LLaMA-Factory, TRL) or lambda (paper). `nll_on` and `nll_reduction` override the
+    preset.
+    """
 
     kind: Literal["orpo"] = "orpo"
     preset: Literal["llamafactory", "trl"] = "llamafactory"

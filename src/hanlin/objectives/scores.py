@@ -13,7 +13,9 @@ from hanlin.types import Batch
 
 @dataclass(frozen=True, slots=True)
 class PairScore:
-    """Of one pair: mean log-probability of each answer's tokens, stop token included, and the difference of their log-odds."""
+    """Of one pair: mean log-probability of each answer's tokens, stop token included, and the difference of their
+    log-odds.
+    """
 
     chosen: float
     rejected: float

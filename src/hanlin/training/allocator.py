@@ -1,7 +1,8 @@
 """Keeps the C allocator from handing memory back to the system after every tensor.
 
-glibc maps each large block anew, and every page of it faults once: on a 2-core machine that took a third of a training step of Gemma 3
-270M, whose embedding gradients alone are 671 MB (docs/journal.md). Kept in the heap, freed blocks are used again at once.
+glibc maps each large block anew, and every page of it faults once: on a 2-core machine that took a third of a training
+step of Gemma 3 270M, whose embedding gradients alone are 671 MB (docs/journal.md). Kept in the heap, freed blocks are
+used again at once.
 """
 
 import ctypes

@@ -1,4 +1,6 @@
-"""The model card that goes with every model we write: what it was made from, under which terms, how, and with what result."""
+"""The model card that goes with every model we write: what it was made from, under which terms, how, and with what
+result.
+"""
 
 from hanlin import __version__
 from hanlin.models.fetch import KNOWN_MODELS

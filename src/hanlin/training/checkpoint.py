@@ -4,8 +4,9 @@
     RUN/config.json  model.safetensors  tokenizer.json …   the finished model: a run directory is a model directory
     RUN/checkpoints/step-000120/                           the same files plus state/, enough to go on bit for bit
 
-`state/` holds the fp32 master weights, the optimizer's moments and one integer. A checkpoint is written under a hidden name, flushed to the disk and
-renamed; one that goes is renamed to a hidden name before it is deleted. What has a visible name is whole.
+`state/` holds the fp32 master weights, the optimizer's moments and one integer. A checkpoint is written under a hidden
+name, flushed to the disk and renamed; one that goes is renamed to a hidden name before it is deleted. What has a
+visible name is whole.
 """
 
 import json
@@ -30,7 +31,9 @@ _WEIGHTS, _MOMENTS, _PROGRESS = "weights.safetensors", "moments.safetensors", "p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: optimizer steps done, stream tokens and pairs seen. `data` is the fingerprint of what it trains on."""
+    """How far a run is: optimizer steps done, stream tokens and pairs seen. `data` is the fingerprint of what it trains
+    on.
+    """
 
     step: int = 0
     pairs: int = 0
@@ -54,7 +57,9 @@ def save_checkpoint(
     write_model: Callable[[Path], None],
     keep_last: int,
 ) -> Path:
-    """Write RUN/checkpoints/step-N, then remove all but the newest `keep_last`. `write_model` writes the Hugging Face files and the recipe."""
+    """Write RUN/checkpoints/step-N, then remove all but the newest `keep_last`. `write_model` writes the Hugging Face
+    files and the recipe.
+    """
     folder = run / FOLDER
     final, partial = folder / f"step-{progress.step:06d}", folder / f".partial-{progress.step:06d}"
     try:

@@ -1,8 +1,9 @@
 """The heart: one loop over optimizer steps, the same for every objective.
 
-What a step will score is counted before its first forward pass, and every micro-batch divides by those counts, so the result does not depend on
-how the step is split. The order of the data comes from a seed and the step number alone; nothing else is remembered, so a run that was
-killed goes on bit for bit. Ctrl-C (or SIGTERM) lets the step finish, saves and returns.
+What a step will score is counted before its first forward pass, and every micro-batch divides by those counts, so the
+result does not depend on how the step is split. The order of the data comes from a seed and the step number alone;
+nothing else is remembered, so a run that was killed goes on bit for bit. Ctrl-C (or SIGTERM) lets the step finish,
+saves and returns.
 """
 
 import math
@@ -62,9 +63,7 @@ def make_optimizer(model: Transformer, config: TrainingConfig) -> torch.optim.Op
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True)
 
 
 def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: TrainingConfig) -> int:
@@ -81,7 +80,9 @@ def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: Training
 
 
 def run(job: Job, start: Progress, observer: Observer) -> Progress:
-    """Train from `start` to the last step, or until interrupted; returns how far it came. The last step is not saved here."""
+    """Train from `start` to the last step, or until interrupted; returns how far it came. The last step is not saved
+    here.
+    """
     progress = start
     job.model.train()
     with _interruptible() as interrupted:
@@ -131,9 +132,7 @@ def _step(job: Job, progress: Progress) -> tuple[Progress, dict[str, float]]:
         group["lr"] = config.learning_rate * factor
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
-    done = replace(
-        progress, step=progress.step + 1, pairs=progress.pairs + len(pairs), tokens=progress.tokens + tokens
-    )
+    done = replace(progress, step=progress.step + 1, pairs=progress.pairs + len(pairs), tokens=progress.tokens + tokens)
     seconds = time.perf_counter() - began
     metrics = {
         "loss": sum(loss.item() for loss, _ in losses),

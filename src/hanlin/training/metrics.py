@@ -36,7 +36,9 @@ class MetricsLog:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
         except OSError as error:
-            raise TrainingError(f"{self.path} cannot be written ({error.strerror}): free space, then go on with --resume") from None
+            raise TrainingError(
+                f"{self.path} cannot be written ({error.strerror}): free space, then go on with --resume"
+            ) from None
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -62,7 +64,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class Diary:
-    """An `Observer` that writes every event to the metrics log and passes it on to another observer, if there is one."""
+    """An `Observer` that writes every event to the metrics log and passes it on to another observer, if there is
+    one.
+    """
 
     def __init__(self, log: MetricsLog, then: Observer | None, objective: OrpoConfig) -> None:
         self._log = log

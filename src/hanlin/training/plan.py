@@ -1,4 +1,6 @@
-"""What a run will cost, before any weight is read: steps, tokens, time and memory, from the recipe, the data and the model's header."""
+"""What a run will cost, before any weight is read: steps, tokens, time and memory, from the recipe, the data and the
+model's header.
+"""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +12,8 @@ from hanlin.models.config import ModelConfig
 from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.training.session import Material, pick_device
 
-# Share of the machine's own matmul rate that a whole step reaches: measured 0.40 to 0.55 on 2 CPU cores (docs/journal.md); the GPU's is a guess.
+# Share of the machine's own matmul rate that a whole step reaches: measured 0.40 to 0.55 on 2 CPU cores
+# (docs/journal.md); the GPU's is a guess.
 EFFICIENCY = 0.45
 _MATMUL = 1536
 
@@ -39,9 +42,7 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        return (
-            self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.logit_bytes
-        )
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.logit_bytes
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -70,9 +71,7 @@ def make_plan(material: Material) -> Plan:
     chosen = [pairs[index] for step in range(num_steps) for index in order.step(step)]
     stream = sum(pair.num_tokens for pair in chosen)
     scores_prompt = material.recipe.objective.scores_prompt
-    scored = sum(
-        len(pair.chosen) + len(pair.rejected) + (len(pair.prompt) if scores_prompt else 0) for pair in chosen
-    )
+    scored = sum(len(pair.chosen) + len(pair.rejected) + (len(pair.prompt) if scores_prompt else 0) for pair in chosen)
     parameters = count_parameters(config)
     head = config.vocab_size * config.width
     body = parameters - head * (1 if config.tied_head else 2)
@@ -102,7 +101,9 @@ def make_plan(material: Material) -> Plan:
 
 
 def activation_bytes_per_token(config: ModelConfig, compute: torch.dtype) -> float:
-    """What the backward pass needs of one token: the fp32 residuals that the norms keep, and each matmul's input in the compute dtype."""
+    """What the backward pass needs of one token: the fp32 residuals that the norms keep, and each matmul's input in the
+    compute dtype.
+    """
     size = compute.itemsize
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     norms = 2 * (8 * config.width + size * config.width)

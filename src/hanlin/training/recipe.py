@@ -1,4 +1,6 @@
-"""A recipe: everything that tells one training run from another. TOML states the differences; the resolved recipe is saved with the run."""
+"""A recipe: everything that tells one training run from another. TOML states the differences; the resolved recipe is
+saved with the run.
+"""
 
 from typing import Literal, Self
 
@@ -30,7 +32,9 @@ class ChatSection(Section):
     date: str | None = None
     """Today's date in formats that print one (Llama 3.1, 3.2); "26 Jul 2024" when left out, as in the templates."""
     follow: Literal["format", "template"] | None = None
-    """Only where the checkpoint's own template disagrees with the format: "format" trains with ours and saves ours as the template."""
+    """Only where the checkpoint's own template disagrees with the format: "format" trains with ours and saves ours as
+    the template.
+    """
 
 
 class TrainingConfig(Section):

@@ -1,4 +1,6 @@
-"""Learning-rate schedules, as factors of the peak rate; step numbers count from 0 and follow transformers' formulas exactly."""
+"""Learning-rate schedules, as factors of the peak rate; step numbers count from 0 and follow transformers' formulas
+exactly.
+"""
 
 import math
 from typing import Literal
@@ -7,9 +9,11 @@ from typing import Literal
 def learning_rate_factor(
     step: int, *, num_steps: int, warmup: float, schedule: Literal["cosine", "linear", "constant"]
 ) -> float:
-    """Factor for optimizer step `step` of `num_steps`: linear from 0 over ceil(warmup * num_steps) steps, then the schedule.
+    """Factor for optimizer step `step` of `num_steps`: linear from 0 over ceil(warmup * num_steps) steps, then the
+    schedule.
 
-    The first warm-up step has rate 0, as in transformers' `get_cosine_schedule_with_warmup`: published recipes were run so.
+    The first warm-up step has rate 0, as in transformers' `get_cosine_schedule_with_warmup`: published recipes were run
+    so.
     """
     num_warmup = math.ceil(warmup * num_steps)
     if step < num_warmup:

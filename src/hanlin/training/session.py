@@ -1,4 +1,6 @@
-"""From a recipe to a run: opens the model and the data, decides where the run lives, trains, and leaves a finished model directory."""
+"""From a recipe to a run: opens the model and the data, decides where the run lives, trains, and leaves a finished
+model directory.
+"""
 
 import logging
 import os
@@ -70,7 +72,9 @@ def open_material(recipe: Recipe, *, on_note: Callable[[str], None] = _log.warni
 
 
 def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[[str], None]) -> ChatFormat:
-    """The format to train with; a disagreement with the checkpoint's own template is an error unless the recipe takes a side."""
+    """The format to train with; a disagreement with the checkpoint's own template is an error unless the recipe takes a
+    side.
+    """
     format = named_format(chat.format) if chat.format else choose_format(tokenizer, date=chat.date)
     if chat.date is not None:
         format = replace(format, date=chat.date)
@@ -121,7 +125,9 @@ class Session:
         here = self.progress
         saved = restore_checkpoint(path, self.model, self.optimizer)
         if saved.data != here.data:
-            raise ConfigError(f"{path} was trained on other data than the recipe names now: the run cannot go on with it")
+            raise ConfigError(
+                f"{path} was trained on other data than the recipe names now: the run cannot go on with it"
+            )
         if (saved.threads, saved.torch) != (here.threads, here.torch):
             on_note(
                 f"resumed with {here.threads} threads and torch {here.torch} instead of {saved.threads} and {saved.torch}: "
@@ -134,7 +140,9 @@ class Session:
         return evaluate(self.model, self.material.data.held_out, self.material.recipe.training)
 
     def train(self, observer: Observer | None = None) -> bool:
-        """Score the held-out pairs, run to the last step, score again; False when interrupted (a checkpoint is saved then)."""
+        """Score the held-out pairs, run to the last step, score again; False when interrupted (a checkpoint is saved
+        then).
+        """
         recipe, data = self.material.recipe, self.material.data
         job = Job(
             model=self.model,
@@ -158,7 +166,9 @@ class Session:
         return True
 
     def finish(self, *, results: str = "") -> None:
-        """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown), plot."""
+        """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
+        plot.
+        """
         self.write_model(self.directory, results=results)
         plot_metrics(self.directory)
 
@@ -201,7 +211,9 @@ def pick_device(config: TrainingConfig) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f'training.device = "{config.device}" cannot be used ({reason}); use "auto" or "cpu"') from None
+        raise ConfigError(
+            f'training.device = "{config.device}" cannot be used ({reason}); use "auto" or "cpu"'
+        ) from None
     return device
 
 
@@ -240,7 +252,9 @@ def _create(directory: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"output.directory {directory} cannot be written ({error.strerror}); choose another") from None
+        raise ConfigError(
+            f"output.directory {directory} cannot be written ({error.strerror}); choose another"
+        ) from None
 
 
 def _write_atomically(path: Path, text: str) -> None:

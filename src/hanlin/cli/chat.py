@@ -1,0 +1,131 @@
+"""`hanlin chat`: talk to a model in the terminal, or ask it one thing."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hanlin.cli.console import downloading, err, note, out, show_logs
+from hanlin.errors import ConfigError
+from hanlin.models.fetch import KNOWN_MODELS
+from hanlin.serving.presets import PRESETS, named_preset
+from hanlin.text.chat import FORMATS
+
+if TYPE_CHECKING:
+    import torch
+
+    from hanlin.generation.assistant import Assistant
+    from hanlin.generation.sampling import Sampling
+
+_PRESET_HELP = "How to ask 提问方式: " + "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help=f"Directory, run, .gguf, hub id, or {', '.join(KNOWN_MODELS)}. 模型")],
+    system: Annotated[str, typer.Option(help="System text; the role for role-play. 系统提示；角色扮演时为角色")] = "",
+    preset: Annotated[str, typer.Option(help=_PRESET_HELP + ".")] = "zero-shot",
+    prompt: Annotated[
+        str | None, typer.Option(help="Answer this and exit; - reads standard input. 只回答这一问")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token. 温度")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Share of probability to choose from.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of tokens to choose from; 0 is all.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Least probability, as a share of the likeliest token's.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less. 重复惩罚")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens. 最长回答")] = 512,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers. 随机种子")] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"Chat format, when the model's own is wrong: {', '.join(FORMATS)}.")
+    ] = None,
+    date: Annotated[str | None, typer.Option(help='What Llama 3.1 is told the date is: "26 Jul 2024".')] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: as stored; bfloat16 when quantized.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto. 设备")] = "auto",
+    markdown: Annotated[bool, typer.Option(help="Draw Markdown, in a terminal.")] = True,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="After each answer: tokens, speed, why it ended. 显示速度")
+    ] = False,
+) -> None:
+    """Talk to a model: many turns, Ctrl-C stops an answer, /help lists the commands. 与模型对话。"""
+    chosen = named_preset(preset)
+    show_logs()
+    from hanlin.generation.sampling import Sampling
+    from hanlin.serving.keyboard import open_reader, read_all
+    from hanlin.serving.terminal import Chat
+
+    given = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    values = {name: value for name, value in given.items() if value is not None}
+    sampling = Sampling(max_tokens=max_tokens, seed=seed, **values)  # pyright: ignore[reportArgumentType]
+    question = read_all() if prompt == "-" else prompt
+    if question is not None and not question.strip():
+        raise ConfigError("--prompt is empty; give a question, or - and a question on standard input")
+    talk = Chat(
+        open_assistant(model, dtype=dtype, device=device, format=format, date=date),
+        sampling,
+        read=open_reader(err),
+        out=out,
+        err=err,
+        name=model,
+        preset=chosen,
+        system=system,
+        markdown=markdown,
+        stats=stats,
+    )
+    if question is None:
+        talk.run()
+    elif talk.ask(question).ended == "interrupted":
+        sys.exit(130)
+
+
+def start_chat(assistant: "Assistant", sampling: "Sampling", *, name: str) -> None:
+    """Talk to a model that is already open, as the demo does at its end."""
+    from hanlin.serving.keyboard import open_reader
+    from hanlin.serving.terminal import Chat
+
+    Chat(assistant, sampling, read=open_reader(err), out=out, err=err, name=name).run()
+
+
+def open_assistant(name: str, *, dtype: str, device: str, format: str | None, date: str | None) -> "Assistant":
+    """Fetch, open and say what the user should know: terms, a missing or different chat template."""
+    from hanlin.api import assistant, load, locate
+    from hanlin.text.audit import audit
+
+    if name in KNOWN_MODELS:
+        known = KNOWN_MODELS[name]
+        note(f"{known.title}: {known.terms} {known.terms_url}")
+    with downloading() as on_progress:
+        path = locate(name, on_progress=on_progress)
+    with err.status("正在载入 loading …"):
+        model, tokenizer = load(path, dtype=dtype, device=pick_device(device))
+        made = assistant(model, tokenizer, format=format, date=date)
+    note(f"{path.name} · {made.format.name} · {str(model.dtype).removeprefix('torch.')} · {model.device}")
+    if tokenizer.chat_template is None:
+        note(
+            f"没有对话模板，可能是基础模型 no chat template: a base model? the {made.format.name} format is used; "
+            "--preset raw 或 or few-shot 更适合基础模型 suit base models"
+        )
+    elif notice := audit(made.format, tokenizer, date=date).notice:
+        note(f"{notice}; hanlin inspect {name} 可查看差异 shows the differences")
+    return made
+
+
+def pick_device(name: str) -> "torch.device":
+    """The device of that name, or CUDA where there is one. Raises ConfigError for one that cannot be used."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name!r} cannot be used ({reason}); use auto or cpu") from None
+    return device
