@@ -280,11 +280,11 @@ def command(line: str) -> str:
     program, *arguments = shlex.split(line)
     assert program == "hanlin", f"{line!r}: only hanlin itself may print into the docs"
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    code = f"import sys; sys.argv = {[program, *arguments]!r}; from hanlin.cli import main; main()"
+    code = f"import sys; sys.argv = {[program, *arguments]!r}; from hanlin.cli.app import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{line}: {done.stderr or done.stdout}")
-    return "\n".join(text.rstrip() for text in done.stdout.strip("\n").splitlines())
+    return "\n".join(text.rstrip() for text in done.stdout.splitlines()).strip("\n")
 
 
 def printed(name: str) -> str:

@@ -29,7 +29,7 @@ from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import checkpoints
 from hanlin.training.loop import Observer
 from hanlin.training.recipe import Recipe
-from hanlin.training.session import Session, open_material, run_directory
+from hanlin.training.session import Session, is_finished, open_material, run_directory
 from hanlin.types import Message
 
 _log = logging.getLogger(__name__)
@@ -107,6 +107,8 @@ def train(
     path = Path(recipe)
     resolved = load_recipe(Recipe, path, overrides)
     directory = run_directory(resolved, path)
+    if resume and is_finished(directory, resolved):
+        return directory
     session = Session(open_material(resolved), directory, resume=resume)
     if session.train(observer):
         session.finish()

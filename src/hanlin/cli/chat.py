@@ -15,15 +15,12 @@ if TYPE_CHECKING:
     import torch
 
     from hanlin.generation.assistant import Assistant
-    from hanlin.generation.sampling import Sampling
-
-_PRESET_HELP = "How to ask 提问方式: " + "; ".join(f"{name}: {preset.meaning}" for name, preset in PRESETS.items())
 
 
 def chat(
     model: Annotated[str, typer.Argument(help=f"Directory, run, .gguf, hub id, or {', '.join(KNOWN_MODELS)}. 模型")],
     system: Annotated[str, typer.Option(help="System text; the role for role-play. 系统提示；角色扮演时为角色")] = "",
-    preset: Annotated[str, typer.Option(help=_PRESET_HELP + ".")] = "zero-shot",
+    preset: Annotated[str, typer.Option(help="How to ask; see above. 提问方式，见上")] = "zero-shot",
     prompt: Annotated[
         str | None, typer.Option(help="Answer this and exit; - reads standard input. 只回答这一问")
     ] = None,
@@ -84,12 +81,9 @@ def chat(
         sys.exit(130)
 
 
-def start_chat(assistant: "Assistant", sampling: "Sampling", *, name: str) -> None:
-    """Talk to a model that is already open, as the demo does at its end."""
-    from hanlin.serving.keyboard import open_reader
-    from hanlin.serving.terminal import Chat
-
-    Chat(assistant, sampling, read=open_reader(err), out=out, err=err, name=name).run()
+chat.__doc__ = f"{chat.__doc__}\n\n\b\nPresets 提问方式:\n" + "\n".join(
+    f"  {name:<17} {preset.meaning}" for name, preset in PRESETS.items()
+)
 
 
 def open_assistant(name: str, *, dtype: str, device: str, format: str | None, date: str | None) -> "Assistant":

@@ -12,8 +12,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-out = Console()
-err = Console(stderr=True)
+# No emoji names: in "pairs.jsonl:100: ..." rich would read one.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def fail(message: str) -> None:

@@ -106,7 +106,8 @@ def fetch(name: str) -> str:
     if known is not None:
         out.print(
             f"[bold]{known.title}[/]: {known.terms}, {known.terms_url}\n"
-            f"By going on you accept these terms. 继续即表示接受上述条款。 ({known.num_bytes / 1e6:.0f} MB, cached 会缓存)",
+            "By going on you accept these terms. 继续即表示接受上述条款。 "
+            f"({known.num_bytes / 1e6:.0f} MB, cached 会缓存)",
             highlight=False,
         )
     try:
@@ -119,7 +120,8 @@ def fetch(name: str) -> str:
         fail(str(error))
         smaller = KNOWN_MODELS[SMALLER]
         out.print(
-            f"What was downloaded is kept: run the same command again to go on. 已下载部分会保留，再运行一次即可继续。\n"
+            "What was downloaded is kept: run the same command again to go on. "
+            "已下载部分会保留，再运行一次即可继续。\n"
             f"Or take {smaller.title} ({smaller.terms}): hanlin demo --model {SMALLER}",
             highlight=False,
         )
@@ -144,7 +146,8 @@ def _data(data: Path | None) -> list[str]:
 def _introduce(material: "Material", directory: Path) -> None:
     data, recipe = material.data, material.recipe
     out.print(
-        f"[bold]ORPO[/] on {len(data.train)} pairs 偏好对 ({material.num_steps} steps of {recipe.training.batch_pairs}), "
+        f"[bold]ORPO[/] on {len(data.train)} pairs 偏好对 "
+        f"({material.num_steps} steps of {recipe.training.batch_pairs}), "
         f"{len(data.held_out)} held out 留出 → {directory}",
         highlight=False,
     )

@@ -1,5 +1,6 @@
 """`hanlin train`: run a recipe, resume a run, or only say what it would cost."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin.cli.console import downloading, note, out, show_logs
+from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanlin.objectives.scores import PairScore
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (.toml); see recipes/. 训练配方")],
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (.toml); see recipes/. 训练配方")] = None,
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable."),
@@ -41,10 +43,12 @@ def train(
     if schema:
         out.print_json(data=json_schema(Recipe))
         return
+    if recipe is None:
+        raise ConfigError("no recipe was named: hanlin train RECIPE.toml; some come with Hanlin, in recipes/")
     resolved = load_recipe(Recipe, recipe, set or [])
 
     from hanlin.api import locate
-    from hanlin.training.session import Session, open_material, run_directory
+    from hanlin.training.session import Session, is_finished, open_material, run_directory
 
     with downloading() as on_progress:
         locate(resolved.model.path, on_progress=on_progress)
@@ -54,17 +58,29 @@ def train(
         print_plan(material)
         return
     directory = run_directory(resolved, recipe)
+    if resume and is_finished(directory, resolved):
+        note(f"{directory} is finished: nothing is left to train")
+        return
     session = Session(material, directory, resume=resume, on_note=note)
     with TrainingDisplay() as display:
         finished = session.train(display)
     if not finished:
         out.print(
             f"\nstopped after step {session.progress.step}; a checkpoint is saved. Go on with 已保存，继续请运行：\n"
-            f"  hanlin train {directory / 'recipe.toml'} --set output.directory={directory} --resume"
+            f"  hanlin train {shlex.quote(str(directory / 'recipe.toml'))} "
+            f"--set {shlex.quote(f'output.directory={directory}')} --resume",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
-        return
+        raise typer.Exit(130)
     session.finish()
-    out.print(f"\ndone 完成: {directory}\n  hanlin chat {directory}")
+    out.print(
+        f"\ndone 完成: {directory}\n  hanlin chat {shlex.quote(str(directory))}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_plan(material: "Material") -> None:
@@ -74,9 +90,9 @@ def print_plan(material: "Material") -> None:
     out.print(f"format 对话格式: {material.format.name}", highlight=False)
     for report in material.data.lengths:
         for line in report.lines():
-            out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
     for line in make_plan(material).lines():
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def say_what_was_dropped(material: "Material") -> None:
@@ -123,8 +139,8 @@ class TrainingDisplay:
 
     def step(self, progress: "Progress", num_steps: int, metrics: dict[str, float]) -> None:
         numbers = (
-            f"loss {metrics['loss']:.3f} · accuracy {metrics['rewards/accuracies']:.2f} · margin {metrics['rewards/margins']:+.3f} · "
-            f"{metrics['tokens_per_second']:.0f} tok/s"
+            f"loss {metrics['loss']:.3f} · accuracy {metrics['rewards/accuracies']:.2f} · "
+            f"margin {metrics['rewards/margins']:+.3f} · {metrics['tokens_per_second']:.0f} tok/s"
         )
         self._bar.update(self._task, completed=progress.step, total=num_steps, numbers=numbers)
         if not self._is_terminal and (progress.step % 10 == 0 or progress.step == num_steps):
@@ -140,4 +156,4 @@ class TrainingDisplay:
         )
 
     def saved(self, path: Path) -> None:
-        self._bar.console.print(f"saved 已保存 {path}", highlight=False)
+        self._bar.console.print(f"saved 已保存 {path}", highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """From the [data] section of a recipe to encoded pairs: read, encode, fit to length, hold out, and say what was
 dropped.
 
-The held-out pairs are either files of their own or the last `held_out_pairs` of the training pairs in the order of a
+The held-out pairs are either files of their own or the first `held_out_pairs` of the training pairs in the order of a
 fixed shuffle, so that they do not depend on the training seed.
 """
 
@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from hanlin.config import Section
 from hanlin.data.lengths import LengthReport, PromptFrame, fit_lengths
 from hanlin.data.sources import RowReport, read_preferences
-from hanlin.errors import ConfigError, TemplateError
+from hanlin.errors import ConfigError, DataError, TemplateError
 from hanlin.text.chat import ChatFormat
 from hanlin.text.encode import encode_pair, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
@@ -31,9 +32,9 @@ class DataConfig(Section):
     """Files (.json, .jsonl, .parquet), folders of them, or hub data sets ("org/name", "org/name:subset")."""
     held_out: tuple[str, ...] = ()
     """Pairs that are never trained on, for evaluation while training and after."""
-    held_out_pairs: int = 0
+    held_out_pairs: int = Field(default=0, ge=0)
     """Without `held_out`: how many of the training pairs to set aside instead."""
-    max_length: int = 8192
+    max_length: int = Field(default=8192, gt=0)
     """Tokens of prompt plus the longer answer."""
     on_long: Literal["drop", "truncate_prompt", "error"] = "drop"
     on_bad_row: Literal["error", "skip"] = "error"
@@ -127,6 +128,8 @@ def prepare_data(config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *
         encoded = encode_preferences(preferences, format, tokenizer, system=system, on_bad_pair=on_bad_pair)
         if refused:
             report = _with_refused(report, refused, format)
+            if not encoded:
+                raise DataError(f"none of {len(refused)} pairs fits the {format.name} format; first {refused[0]}")
         fitted, fit = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
         rows.append(report)
         lengths.append(fit)

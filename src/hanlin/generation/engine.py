@@ -156,7 +156,8 @@ class Engine:
             raise DataError(f"request {number} has an empty prompt; give at least one token (BOS, or a space)")
         if len(request.ids) >= longest:
             raise DataError(
-                f"request {number} has a prompt of {len(request.ids)} tokens; the model holds {longest} with the answer: shorten it"
+                f"request {number} has a prompt of {len(request.ids)} tokens; the model holds {longest} with the "
+                f"answer: shorten it"
             )
         wrong = next((id for id in request.ids if not 0 <= id < size), None)
         if wrong is not None:

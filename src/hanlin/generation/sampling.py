@@ -125,7 +125,8 @@ def keep(weights_V: np.ndarray, total: float, sampling: Sampling) -> np.ndarray:
 def _check_finite(values: list[float]) -> None:
     if not all(map(math.isfinite, values)):
         raise CheckpointError(
-            "the model's logits are not finite: its weights are damaged, or its dtype overflows; try bfloat16 or float32"
+            "the model's logits are not finite: its weights are damaged, or its dtype overflows; try bfloat16 or "
+            "float32"
         )
 
 

@@ -87,7 +87,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
-        self.embed = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
+        # Where the head is tied, the head's own gradient of this matrix is dense: the lookup then adds its few rows to
+        # that one, instead of making a second matrix of the vocabulary's size.
+        self.embed = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, config.width), freeze=False, sparse=config.tied_head
+        )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, eps=config.norm_eps, offset=config.norm_offset)
         self.unembed = None if config.tied_head else Linear(config.width, config.vocab_size)

@@ -15,6 +15,7 @@ from hanlin.models.transformer import Transformer, soft_cap
 from hanlin.types import Batch
 
 KEEP_BYTES = 1 << 30  # kept bf16 logits of one stream: a 2 x 512-token pair of a 262 144-word vocabulary fits
+SLAB_WORDS = 1 << 15  # vocabulary rows of the head's gradient that exist in the compute dtype at a time
 MATMUL_ROWS = 1024  # rows of one head matmul when logits are recomputed
 POINTWISE_BYTES = 1 << 21  # fp32 logits at a time in the softmax: stays in the cache
 
@@ -85,8 +86,11 @@ class _HeadLogprobs(torch.autograd.Function):
             if grad_hidden_UD is not None:
                 grad_hidden_UD[start:stop] = logits_RV @ compute_VD
             if needs_weight:
-                part_VD = (logits_RV.T @ hidden_UD[start:stop]).to(weight_VD.dtype)
-                grad_weight_VD = part_VD if grad_weight_VD is None else grad_weight_VD.add_(part_VD)
+                if grad_weight_VD is None:
+                    grad_weight_VD = torch.zeros_like(weight_VD)
+                for slab in range(0, len(weight_VD), SLAB_WORDS):
+                    part_WD = logits_RV[:, slab : slab + SLAB_WORDS].T @ hidden_UD[start:stop]
+                    grad_weight_VD[slab : slab + SLAB_WORDS] += part_WD
         return grad_hidden_UD, grad_weight_VD, None, None, None
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from hanlin.config import Section
@@ -34,7 +35,7 @@ class OrpoConfig(Section):
 
     kind: Literal["orpo"] = "orpo"
     preset: Literal["llamafactory", "trl"] = "llamafactory"
-    weight: float = 0.1
+    weight: float = Field(default=0.1, ge=0)
     nll_on: Literal["answer", "prompt_and_answer"] | None = None
     nll_reduction: Literal["sequence", "token"] | None = None
 

@@ -1,8 +1,8 @@
 """Reads lines from a person, or from a pipe.
 
-Surprises: with readline a paste of several lines comes as one line that holds newlines (bracketed paste), and backspace takes a whole wide
-character; both are readline's work, so it is loaded where there is a terminal. While an answer is printed the keyboard is not echoed, so
-that neither "^C" nor what is typed ahead lands in the middle of it.
+Surprises: with readline a paste of several lines comes as one line that holds newlines (bracketed paste), and backspace
+takes a whole wide character; both are readline's work, so it is loaded where there is a terminal. While an answer is
+printed the keyboard is not echoed, so that neither "^C" nor what is typed ahead lands in the middle of it.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from rich.console import Console
 from hanlin.errors import DataError
 
 Reader = Callable[[str], str]
-"""Called with a prompt; gives the next line without its newline. Raises EOFError at the end, KeyboardInterrupt on Ctrl-C."""
+"""Called with a prompt, gives the next line without its newline; EOFError at the end, KeyboardInterrupt on Ctrl-C."""
 
 
 def open_reader(err: Console) -> Reader:

@@ -1,9 +1,9 @@
 """Shows an answer while it comes: as Markdown in a terminal, as it is everywhere else.
 
-Finished blocks are printed for good, only the one that still grows is drawn anew, so nothing flickers and nothing is lost when an answer is
-taller than the window. Surprises: single newlines stay (poems), HTML is text (`vector<int>`), link targets are visible, and lines of Chinese
-break between characters, not before a comma: rich breaks at blanks only, so a sign that it takes for one, and that has no width, is put
-where a line may end and taken out again when drawn.
+Finished blocks are printed for good, only the one that still grows is drawn anew, so nothing flickers and nothing is
+lost when an answer is taller than the window. Surprises: single newlines stay (poems), HTML is text (`vector<int>`),
+link targets are visible, and lines of Chinese break between characters, not before a comma: rich breaks at blanks only,
+so a sign that it takes for one, and that has no width, is put where a line may end and taken out again when drawn.
 """
 
 import re
@@ -145,7 +145,7 @@ def render(text: str) -> RenderableType:
     for token in markdown.parsed:
         for child in token.children or ():
             _adapt(child)
-    return _Broken(markdown)
+    return _Drawn(markdown)
 
 
 def _adapt(token: Token) -> None:
@@ -155,15 +155,19 @@ def _adapt(token: Token) -> None:
         token.content = _PLACES.sub(_BREAK, token.content)
 
 
-class _Broken:
-    """Takes out the signs at which lines were allowed to break."""
+class _Drawn:
+    """Markdown without the signs at which lines were allowed to break, and without empty lines at its ends."""
 
-    def __init__(self, content: RenderableType) -> None:
+    def __init__(self, content: Markdown) -> None:
         self._content = content
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for text, style, control in console.render(self._content, options):
-            yield Segment(text.replace(_BREAK, ""), style, control)
+        lines = console.render_lines(self._content, options.update(height=None), pad=False)
+        written = [number for number, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
+        for line in lines[written[0] : written[-1] + 1] if written else ():
+            for text, style, control in line:
+                yield Segment(text.replace(_BREAK, ""), style, control)
+            yield Segment.line()
 
 
 class Tail:

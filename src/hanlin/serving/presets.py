@@ -1,7 +1,8 @@
 """The Gemma prompt guide's ways to put a question, as data: what goes before it, after it, and around it.
 
-A preset never writes turns: it gives system text, examples and a wording, and the model's `ChatFormat` places them (Gemma, which has no
-system role, gets the text in its first user turn). Only base models are given raw text, because they know no turns.
+A preset never writes turns: it gives system text, examples and a wording, and the model's `ChatFormat` places them
+(Gemma, which has no system role, gets the text in its first user turn). Only base models are given raw text, because
+they know no turns.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ class Preset:
     continues: bool = False
 
 
-# Sources: ai.google.dev/gemma/docs/core/prompt-structure (system text in the first user turn); "Let's think step by step" is from Kojima
-# et al., arXiv 2205.11916. The examples show one thing: answer in the language of the question, briefly.
+# Sources: ai.google.dev/gemma/docs/core/prompt-structure (system text in the first user turn); "Let's think step by
+# step" is from Kojima et al., arXiv 2205.11916. The examples show one thing: brief, in the question's language.
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -46,12 +47,13 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="system",
             meaning="instructions first, in the first user turn where a family has no system role 系统提示",
-            default="请用提问所用的语言回答，准确、简洁。Answer in the language of the question, correctly and briefly.",
+            default="请用提问所用的语言准确、简洁地回答。Answer briefly and correctly, in the question's language.",
         ),
         Preset(
             name="role-play",
             meaning="plays the role that --system names 角色扮演",
-            system="请你扮演{text}，始终保持这个角色的身份和语气，并用对方的语言回答。Play this role, stay in it, and answer in the user's language.",
+            system="请你扮演{text}，始终保持这个角色的身份和语气，用对方的语言回答。"
+            "Play this role, stay in it, and answer in the user's language.",
             default="唐代诗人李白",
         ),
         Preset(

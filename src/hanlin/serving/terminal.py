@@ -1,8 +1,9 @@
 """A conversation with a model in the terminal, over many turns.
 
-`Chat` knows nothing of keyboards: it is handed a reader of lines and two consoles, answers go to `out`, everything else to `err`. What is
-remembered are whole exchanges only, so a question whose answer never came leaves no trace, and an interrupted answer counts as far as it got.
-When the context is full the oldest exchanges are no longer sent, with a note; `/save` still has them.
+`Chat` knows nothing of keyboards: it is handed a reader of lines and two consoles, answers go to `out`, everything else
+to `err`. What is remembered are whole exchanges only, so a question whose answer never came leaves no trace, and an
+interrupted answer counts as far as it got. When the context is full the oldest exchanges are no longer sent, with a
+note; `/save` still has them.
 """
 
 import difflib
@@ -12,6 +13,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from hanlin.errors import ConfigError, DataError, HanlinError
 from hanlin.generation.assistant import Assistant
@@ -20,6 +23,7 @@ from hanlin.generation.sampling import Sampling
 from hanlin.generation.stops import HoldBack
 from hanlin.serving.keyboard import Reader, quiet_keyboard
 from hanlin.serving.markdown import view
+from hanlin.serving.parameters import as_dict, changed
 from hanlin.serving.presets import PRESETS, RAW_STOPS, Preset, phrase, raw_shots, system_text
 from hanlin.serving.transcript import write_transcript
 from hanlin.types import Message
@@ -71,7 +75,7 @@ class Chat:
         markdown: bool = True,
         stats: bool = False,
     ) -> None:
-        """`read(prompt)` gives a line, or raises EOFError or KeyboardInterrupt; `system` is the user's own system text."""
+        """`read` is asked for every line; `system` is the user's own text, which the preset may put into words."""
         self.assistant, self.sampling = assistant, sampling
         self.name, self.preset, self.stats = name, preset, stats
         self.system = system_text(preset, system)
@@ -105,7 +109,10 @@ class Chat:
                 self._say("已中断 stopped")
 
     def ask(self, question: str) -> Reply:
-        """Answer a question and remember both. Raises HanlinError when it cannot be asked; Ctrl-C keeps what has come."""
+        """Answer a question and remember both; Ctrl-C keeps what has come.
+
+        Raises DataError or TemplateError when it cannot be asked: too long, not UTF-8.
+        """
         self._last_question, self._answered, self._attempt = question, False, 0
         return self._ask(question)
 
@@ -119,8 +126,8 @@ class Chat:
         first = self._fit(sent)
         if first > self._first:
             self._say(
-                f"上下文已满，最早的 {first} 轮不再发送 the context is full: the oldest {first} exchanges are no longer sent "
-                "(/reset 重新开始)"
+                f"上下文已满，最早的 {first} 轮不再发送 the context is full: the oldest {first} exchanges are no "
+                "longer sent (/reset 重新开始 begins anew)"
             )
         self._first = first
         reply = self._show(self._stream(sent, first))
@@ -128,6 +135,8 @@ class Chat:
             self._answered = True
             self.exchanges.append(Exchange(question, sent, reply.text))
         self._say_how_it_ended(reply)
+        if self._out.is_terminal:
+            self._out.print()
         return reply
 
     def _messages(self, first: int, *more: Message) -> list[Message]:
@@ -210,8 +219,8 @@ class Chat:
             )
         elif self.stats:
             self._say(
-                f"{reply.num_tokens} tokens · {reply.tokens_per_second:.1f} tokens/s · first 首字 {reply.seconds_to_first:.2f} s · "
-                f"{ends[reply.ended]}"
+                f"{reply.num_tokens} tokens · {reply.tokens_per_second:.1f} tokens/s · "
+                f"first 首字 {reply.seconds_to_first:.2f} s · {ends[reply.ended]}"
             )
         elif reply.ended != "stop":
             self._say(ends[reply.ended])
@@ -256,28 +265,33 @@ class Chat:
         if command is None:
             near = difflib.get_close_matches(name, [*COMMANDS, "quit"], n=1, cutoff=0.3) or ["help"]
             self._fail(
-                f"没有这个命令 /{name} is unknown; did you mean /{near[0]}? (以空格开头可当作文字 a space before it sends it as text)"
+                f"没有这个命令 /{name} is unknown; did you mean /{near[0]}? "
+                "(前面加空格则当作文字 with a space before it, it is sent as text)"
             )
         else:
             command.run(self, argument.strip())
         return True
 
     def _say(self, text: str) -> None:
-        self._err.print(text, style="dim", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._tell(text, "dim")
 
     def _fail(self, text: str) -> None:
-        self._err.print(f"错误 error: {text}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._tell(f"错误 error: {text}", "red")
+
+    def _tell(self, text: str, style: str) -> None:
+        whole_lines = not self._err.is_terminal
+        self._err.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=whole_lines)
 
     def help(self, _: str = "") -> None:
         """List the commands."""
         usages = [(command.usage, command.meaning) for command in COMMANDS.values()]
-        usages += [
-            ("/quit", "退出 leave (Ctrl-D)"),
-            ('"""', '多行输入，再以 """ 结束 several lines, up to the next """'),
-        ]
-        usages += [("\\", "行末的反斜杠：下一行继续 at a line's end: the next line belongs to it")]
-        width = max(len(usage) for usage, _ in usages)
-        self._say("\n".join(f"  {usage:<{width}}  {meaning}" for usage, meaning in usages))
+        usages += [("/quit", "退出 leave (Ctrl-D)")]
+        usages += [('"""', '多行输入，到下一个 """ 为止 several lines, up to the next """')]
+        usages += [("\\", "行末反斜杠：下一行继续 at a line's end: the message goes on")]
+        table = Table.grid(padding=(0, 2))
+        for usage, meaning in usages:
+            table.add_row(Text(usage), Text(meaning))
+        self._err.print(table, style="dim")
 
     def set_system(self, text: str) -> None:
         """Set or clear the system text; the conversation is kept."""
@@ -324,7 +338,7 @@ class Chat:
         """Show the sampling, or change some of it."""
         if argument:
             self.sampling = changed(self.sampling, unicodedata.normalize("NFKC", argument))
-        self._say(" ".join(f"{name}={value}" for name, value in _values(self.sampling).items()))
+        self._say(" ".join(f"{name}={value}" for name, value in as_dict(self.sampling).items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,52 +352,16 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "help": Command("/help", "这份说明 this list", Chat.help),
-    "system": Command("/system TEXT", "设定系统提示，留空则清除 set the system text, or clear it", Chat.set_system),
+    "system": Command("/system TEXT", "设定或清除系统提示 set or clear the system text", Chat.set_system),
     "reset": Command("/reset", "清空对话 forget the conversation", Chat.reset),
     "regenerate": Command("/regenerate", "重新回答 answer again, with a new seed", Chat.regenerate),
-    "save": Command("/save FILE", "保存对话（.jsonl 或 .md）save the conversation (.jsonl or .md)", Chat.save),
+    "save": Command("/save FILE", "保存对话 save the conversation: .jsonl, .md", Chat.save),
     "params": Command(
-        "/params NAME=VALUE …",
-        "查看或修改采样参数 show or change the sampling: temperature=0.3 top_p=1",
+        "/params NAME=VALUE",
+        "查看或修改采样参数 show or change the sampling",
         Chat.parameters,
     ),
 }
-
-
-def _values(sampling: Sampling) -> dict[str, float | int | None]:
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-    }
-
-
-def changed(sampling: Sampling, assignments: str) -> Sampling:
-    """The sampling after "temperature=0.3 top_p=1"; ConfigError for an unknown name, a wrong type or a value out of range."""
-    defaults = _values(Sampling())
-    values: dict[str, float | int | None] = {}
-    for assignment in assignments.replace(" =", "=").replace("= ", "=").replace(",", " ").split():
-        name, equals, value = assignment.partition("=")
-        if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1, cutoff=0.3) or ["temperature"]
-            raise ConfigError(
-                f"没有这个参数 parameter {name!r} is unknown; did you mean {near[0]}? known: {', '.join(defaults)}"
-            )
-        whole = not isinstance(defaults[name], float)
-        if name == "seed" and value.lower() in ("none", "off", "random"):
-            values[name] = None
-            continue
-        try:
-            values[name] = int(value) if whole else float(value)
-        except ValueError:
-            kind = "整数 a whole number" if whole else "数字 a number"
-            found = repr(value) if equals else "nothing"
-            raise ConfigError(f"{name} is {found}; expected {kind}, as in {name}={defaults[name]}") from None
-    return Sampling(**{**_values(sampling), **values})  # pyright: ignore[reportArgumentType] (each value has its default's kind)
 
 
 def _check_text(text: str) -> None:
@@ -393,7 +371,10 @@ def _check_text(text: str) -> None:
 
 
 def _until(pieces: Generator[str, None, Completion], stops: tuple[str, ...]) -> Generator[str, None, Completion | None]:
-    """The pieces up to the first stop string, without white space before them. Returns the completion of an answer that ended without one."""
+    """The pieces up to the first stop string, without white space before them.
+
+    Returns the completion of an answer that ended without a stop string.
+    """
     hold, begun = HoldBack(stops), False
     try:
         while not hold.stopped:

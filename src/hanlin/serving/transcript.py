@@ -15,8 +15,8 @@ _TITLES = {"system": "系统 System", "user": "你 You", "assistant": "答 Answe
 def write_transcript(name: str, messages: Sequence[Message], *, title: str) -> Path:
     """Write the messages to a new file and return its path.
 
-    ".jsonl": one line in OpenAI's form, {"messages": [{"role", "content"}, ...]}. ".md": to read. An existing file is never overwritten. Raises
-    ConfigError for another ending, a name that is taken, or a place that cannot be written.
+    ".jsonl": one line in OpenAI's form, {"messages": [{"role", "content"}, ...]}. ".md": to read. An existing file is
+    never overwritten. Raises ConfigError for another ending, a name that is taken, or a place that cannot be written.
     """
     path = Path(name).expanduser()
     if path.suffix not in (".jsonl", ".md"):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
-from hanlin.errors import DataError, TemplateError
+from hanlin.errors import ConfigError, DataError, TemplateError
 from hanlin.text.chat import ChatFormat, Kind
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Conversation, EncodedPair, Message, Preference, Tokens

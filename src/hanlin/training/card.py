@@ -27,9 +27,11 @@ def model_card(recipe: Recipe, *, results: str = "") -> str:
         "# A bilingual chat model tuned with Hanlin · 用翰林微调的双语对话模型",
         "",
         f"- Made from: {terms}",
-        f"- Method: ORPO (preset `{objective.preset}`, weight {objective.weight:g}), full fine-tuning, Hanlin {__version__}",
+        f"- Method: ORPO (preset `{objective.preset}`, weight {objective.weight:g}), full fine-tuning, Hanlin "
+        f"{__version__}",
         f"- Pairs: {', '.join(f'`{path}`' for path in recipe.data.train)}",
-        f"- Learning rate {training.learning_rate:g} ({training.schedule}), {training.batch_pairs} pairs a step, seed {training.seed}; "
+        f"- Learning rate {training.learning_rate:g} ({training.schedule}), {training.batch_pairs} pairs a step, "
+        f"seed {training.seed}; "
         "the whole recipe is `recipe.toml`",
         "",
         "It is a language model: it can be wrong, and it does not know that it is. Chat with it: `hanlin chat .`",

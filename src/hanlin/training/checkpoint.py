@@ -45,7 +45,8 @@ class Progress:
 
 def checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / FOLDER).glob("step-*") if (path / _STATE / _PROGRESS).is_file())
+    whole = [path for path in (run / FOLDER).glob("step-*") if (path / _STATE / _PROGRESS).is_file()]
+    return sorted(whole, key=lambda path: (len(path.name), path.name))
 
 
 def save_checkpoint(
@@ -76,10 +77,11 @@ def save_checkpoint(
             _discard(final)
         os.replace(partial, final)
         _flush(folder)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise TrainingError(
-            f"checkpoint {final} could not be written ({error.strerror or error}): free space or choose another output.directory; "
+            f"checkpoint {final} could not be written ({failure_reason(error)}): free space or choose another "
+            f"output.directory; "
             "earlier checkpoints are untouched, go on from them with --resume"
         ) from None
     for old in checkpoints(run)[:-keep_last]:
@@ -108,6 +110,12 @@ def restore_checkpoint(path: Path, model: Transformer, optimizer: torch.optim.Op
             f"{path} cannot be read ({error}): remove it and --resume goes on from the checkpoint before it"
         ) from None
     return progress
+
+
+def failure_reason(error: OSError | CheckpointError) -> str:
+    """What the system said: the rooms that write a model's files wrap it into a message of their own."""
+    cause = error.__context__ if isinstance(error, CheckpointError) else error
+    return cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)
 
 
 def _moments(model: Transformer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hanlin.data.loader import PairOrder
 from hanlin.data.pack import count_pairs, pack_all
-from hanlin.errors import TrainingError
+from hanlin.errors import ConfigError, TrainingError
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.orpo import OrpoConfig, orpo
 from hanlin.objectives.scores import PairScore, score_pairs
@@ -69,6 +69,8 @@ def make_optimizer(model: Transformer, config: TrainingConfig) -> torch.optim.Op
 def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: TrainingConfig) -> int:
     """Optimizer steps of the run: what `epochs` gives, unless `steps` or `tokens` say otherwise."""
     num_steps = config.steps if config.steps is not None else order.num_steps
+    if num_steps == 0:
+        raise ConfigError(f"training.epochs = {config.epochs:g} of {len(pairs)} pairs is less than one pair; raise it")
     if config.tokens is None:
         return num_steps
     tokens = 0
@@ -157,7 +159,8 @@ def _check_finite(step: int, losses: Sequence[tuple[Tensor, tuple[str, ...]]], n
     what = "loss" if bad else "gradient norm"
     raise TrainingError(
         f"step {step}: the {what} is not finite; nothing was updated. Pairs of this step: {', '.join(ids[:20])}. "
-        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole (--resume)"
+        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
+        "(--resume)"
     )
 
 

@@ -28,17 +28,21 @@ class MetricsLog:
         self.path = run / FILE
         kept = [record for record in read_metrics(run) if record["step"] <= first_step] if first_step else []
         partial = self.path.with_name(f".{FILE}.partial")
-        partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        try:
+            partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def write(self, record: Mapping[str, float]) -> None:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
         except OSError as error:
-            raise TrainingError(
-                f"{self.path} cannot be written ({error.strerror}): free space, then go on with --resume"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> TrainingError:
+        return TrainingError(f"{self.path} cannot be written ({error.strerror}): free space, then go on with --resume")
 
 
 def _line(record: Mapping[str, Any]) -> str:

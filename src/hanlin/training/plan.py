@@ -49,15 +49,18 @@ class Plan:
         giga = 1e9
         yield (
             f"{self.num_steps} steps, {self.epochs:.2f} epochs, {self.stream_tokens:,} stream tokens "
-            f"({self.logical_tokens:,} if every row were computed apart: sharing saves {1 - self.stream_tokens / self.logical_tokens:.0%})"
+            f"({self.logical_tokens:,} if every row were computed apart: sharing saves "
+            f"{1 - self.stream_tokens / self.logical_tokens:.0%})"
         )
         yield (
             f"about {_duration(self.seconds)} on {self.device}: {self.flops / 1e12:,.0f} TFLOP at {EFFICIENCY:.0%} of "
             f"{self.flops_per_second / giga:,.0f} GFLOP/s measured"
         )
         yield (
-            f"about {self.memory_bytes / giga:.1f} GB: weights {self.weight_bytes / giga:.1f}, gradients {self.gradient_bytes / giga:.1f}, "
-            f"optimizer {self.optimizer_bytes / giga:.1f}, activations {self.activation_bytes / giga:.1f}, logits {self.logit_bytes / giga:.1f}"
+            f"about {self.memory_bytes / giga:.1f} GB: weights {self.weight_bytes / giga:.1f}, gradients "
+            f"{self.gradient_bytes / giga:.1f}, "
+            f"optimizer {self.optimizer_bytes / giga:.1f}, activations {self.activation_bytes / giga:.1f}, logits "
+            f"{self.logit_bytes / giga:.1f}"
         )
 
 

@@ -2,13 +2,15 @@
 saved with the run.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hanlin.config import Section
 from hanlin.data.prepare import DataConfig
 from hanlin.objectives.orpo import OrpoConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelSection(Section):
@@ -55,11 +57,11 @@ class TrainingConfig(Section):
     """Fraction of the steps."""
     optimizer: Literal["adamw", "paged_adamw_32bit"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
     clip: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations on the held-out pairs; 0: only before and after."""
     save_every: int = Field(default=0, ge=0)
@@ -92,7 +94,8 @@ class Recipe(Section):
     def _check(self) -> Self:
         if self.training.optimizer == "paged_adamw_32bit":
             raise ValueError(
-                'training.optimizer = "paged_adamw_32bit" pages optimizer states to CPU memory through bitsandbytes, which Hanlin does not '
+                'training.optimizer = "paged_adamw_32bit" pages optimizer states to CPU memory through bitsandbytes, '
+                "which Hanlin does not "
                 'have yet; "adamw" computes the same update and needs 8 bytes a parameter on the device'
             )
         return self

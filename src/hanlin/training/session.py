@@ -4,7 +4,8 @@ model directory.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from hanlin.config import dump_toml, load_recipe
 from hanlin.data.loader import PairOrder
 from hanlin.data.prepare import PreparedData, prepare_data
-from hanlin.errors import ConfigError, TemplateError
+from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingError
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import load_model, save_model, write_generation_config
@@ -24,7 +25,7 @@ from hanlin.text.encode import check_vocabulary, stop_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.allocator import keep_freed_memory
 from hanlin.training.card import model_card
-from hanlin.training.checkpoint import Progress, checkpoints, restore_checkpoint, save_checkpoint
+from hanlin.training.checkpoint import Progress, checkpoints, failure_reason, restore_checkpoint, save_checkpoint
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
 from hanlin.training.metrics import Diary, MetricsLog, plot_metrics
 from hanlin.training.recipe import ChatSection, Recipe, TrainingConfig
@@ -83,12 +84,14 @@ def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[
         on_note(f"the checkpoint has no chat template: using the {format.name} format")
     elif not result.clean and chat.follow is None:
         raise TemplateError(
-            f"the checkpoint's chat template and the {format.name} format disagree:\n{side_by_side(result.differences[0])}\n"
+            f"the checkpoint's chat template and the {format.name} format "
+            f"disagree:\n{side_by_side(result.differences[0])}\n"
             'Say chat.follow = "format" to train with ours (it is saved as the template), or choose another chat.format'
         )
     elif not result.clean and chat.follow == "template":
         raise TemplateError(
-            f'chat.follow = "template" needs a format that renders as the checkpoint\'s template does; {format.name} does not, and no other '
+            f'chat.follow = "template" needs a format that renders as the checkpoint\'s template does; {format.name} '
+            f"does not, and no other "
             "known one does: choose chat.format, or write the checkpoint's template as a format"
         )
     return format
@@ -106,8 +109,8 @@ class Session:
         found = checkpoints(directory)
         if resume and found:
             _same_recipe(directory / RECIPE, recipe)
-        elif not resume:
-            _refuse_overwriting(directory, found)
+        _refuse_overwriting(directory, [] if resume else found)
+        _create(directory)
         keep_freed_memory()
         self.model = load_training_model(material, on_note=on_note)
         self.optimizer = make_optimizer(self.model, recipe.training)
@@ -118,8 +121,8 @@ class Session:
             self.progress = self._restore(found[-1], on_note)
         elif resume:
             on_note(f"{directory} holds no checkpoint: starting from the beginning")
-        _create(directory)
-        _write_atomically(directory / RECIPE, dump_toml(recipe))
+        with _saving(directory):
+            _write_atomically(directory / RECIPE, dump_toml(recipe))
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
@@ -130,7 +133,8 @@ class Session:
             )
         if (saved.threads, saved.torch) != (here.threads, here.torch):
             on_note(
-                f"resumed with {here.threads} threads and torch {here.torch} instead of {saved.threads} and {saved.torch}: "
+                f"resumed with {here.threads} threads and torch {here.torch} instead of {saved.threads} and "
+                f"{saved.torch}: "
                 "equal to the uninterrupted run up to rounding, not bit for bit"
             )
         return saved
@@ -169,8 +173,9 @@ class Session:
         """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
         plot.
         """
-        self.write_model(self.directory, results=results)
-        plot_metrics(self.directory)
+        with _saving(self.directory):
+            plot_metrics(self.directory)
+            self.write_model(self.directory, results=results)  # config.json last of all: a run that has it is finished
 
     def _save(self, progress: Progress) -> Path:
         keep = self.material.recipe.training.keep_last
@@ -222,6 +227,14 @@ def run_directory(recipe: Recipe, recipe_path: Path) -> Path:
     return Path(recipe.output.directory) if recipe.output.directory else Path("runs") / recipe_path.stem
 
 
+def is_finished(directory: Path, recipe: Recipe) -> bool:
+    """Whether this recipe's run is already done; raises ConfigError where another recipe's is."""
+    finished = (directory / "config.json").exists()
+    if finished:
+        _same_recipe(directory / RECIPE, recipe)
+    return finished
+
+
 def _same_recipe(saved: Path, recipe: Recipe) -> None:
     """Resuming under another recipe would be another run: name what differs."""
     before = load_recipe(Recipe, saved).model_dump(exclude={"output"})
@@ -237,12 +250,13 @@ def _same_recipe(saved: Path, recipe: Recipe) -> None:
 
 
 def _refuse_overwriting(directory: Path, found: Sequence[Path]) -> None:
-    if found:
-        raise ConfigError(
-            f"{directory} holds a run that came to {found[-1].name}: go on with --resume, or set output.directory to a new place"
-        )
     if (directory / "config.json").exists():
         raise ConfigError(f"{directory} holds a finished model: set output.directory to a new place")
+    if found:
+        raise ConfigError(
+            f"{directory} holds a run that came to {found[-1].name}: go on with --resume, or set output.directory to a "
+            "new place"
+        )
 
 
 def _create(directory: Path) -> None:
@@ -255,6 +269,16 @@ def _create(directory: Path) -> None:
         raise ConfigError(
             f"output.directory {directory} cannot be written ({error.strerror}); choose another"
         ) from None
+
+
+@contextmanager
+def _saving(directory: Path) -> Iterator[None]:
+    """Turns a full disk into one line with the next step."""
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        reason = failure_reason(error)
+        raise TrainingError(f"{directory} cannot be written ({reason}): free space, then go on with --resume") from None
 
 
 def _write_atomically(path: Path, text: str) -> None:
