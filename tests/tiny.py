@@ -38,7 +38,7 @@ CONFIGS = {
     "gemma": _config("gemma", **_GEMMA, num_kv_heads=1),
     "gemma2": _config("gemma2", **_GEMMA, post_norms=True, attention_cap=2.0, logit_cap=1.5, windows=(5, None, 5)),
     "gemma3": _config(
-        "gemma3_text",
+        "gemma3",
         **_GEMMA,
         num_kv_heads=1,
         post_norms=True,

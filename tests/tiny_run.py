@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tiny import CONFIGS
-from tiny_text import write_directory
-
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import save_model
 from hanlin.text.tokenizer import Tokenizer
+from tiny import CONFIGS
+from tiny_text import write_directory
 
 TOKENIZERS = {"gemma": "gemma", "gemma2": "gemma", "gemma3": "gemma3", "llama": "llama3", "smollm2": "smollm2"}
 QUESTIONS = ("你好！", "写一首诗。", "what is a fox?", "Who are you, the model?", "春天的世界")

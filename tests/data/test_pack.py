@@ -6,11 +6,11 @@ import random
 
 import pytest
 import torch
-from tiny import random_pairs
 
 from hanlin.data.pack import count_pairs, pack_all, pack_pairs, split_by_budget
 from hanlin.objectives.orpo import OrpoConfig
 from hanlin.types import Batch, Counts, EncodedPair
+from tiny import random_pairs
 
 BOTH = (False, True)
 

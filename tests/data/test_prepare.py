@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import rows, write_rows
-from tiny_text import write_directory
 
 from hanlin.data.prepare import DataConfig, PreparedData, encode_preferences, prepare_data, prompt_frame, with_system
 from hanlin.errors import ConfigError, DataError, TemplateError
@@ -13,6 +11,8 @@ from hanlin.text.chat import FORMATS
 from hanlin.text.encode import encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import EncodedPair, Message, Preference
+from tiny_run import rows, write_rows
+from tiny_text import write_directory
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,9 @@ def test_the_fingerprint_is_of_the_tokens_in_order(tokenizer: Tokenizer, tmp_pat
 
 
 def test_the_fingerprint_sees_where_one_part_ends_and_the_next_begins():
-    one, other = (PreparedData([pair], [], (), ()) for pair in (EncodedPair((1,), (2, 3), (4,)), EncodedPair((1, 2), (3,), (4,))))
+    one, other = (
+        PreparedData([pair], [], (), ()) for pair in (EncodedPair((1,), (2, 3), (4,)), EncodedPair((1, 2), (3,), (4,)))
+    )
     assert one.fingerprint != other.fingerprint
 
 
@@ -112,8 +114,6 @@ def test_system_text_is_only_for_conversations_without_one():
     assert with_system(asked, "theirs") == (Message("system", "theirs"), *asked)
     assert with_system(own, "theirs") == own
     assert with_system(asked, "") == asked
-
-
 
 
 def test_what_a_format_cannot_hold_names_the_pair(tokenizers: dict[str, Tokenizer]):
@@ -161,9 +161,7 @@ def test_shortened_prompts_are_still_prompts_of_the_family(
     bare = tuple(encode_prompt(with_system([Message("user", "a")], system), format, tokenizer))
     for length in range(frame.start + frame.end + 12, len(whole), 7):
         (report,) = (
-            data := prepare(
-                tokenizer, file, format=name, system=system, max_length=length, on_long="truncate_prompt"
-            )
+            data := prepare(tokenizer, file, format=name, system=system, max_length=length, on_long="truncate_prompt")
         ).lengths
         (pair,) = data.train
         assert len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) == length

@@ -1,4 +1,4 @@
-"""Sampling: the filters are transformers', the draws are the distribution's, and a request's row does not feel its neighbours."""
+"""Sampling: transformers' filters, draws that follow the distribution, rows that do not feel their neighbours."""
 
 import random
 
@@ -23,6 +23,18 @@ FILTERS = [
     {"repetition_penalty": 1.7, "top_p": 0.7},
     {"repetition_penalty": 0.6, "top_k": 20, "temperature": 0.9},
 ]
+
+
+class Watch:
+    """`keep`, and what it gave."""
+
+    def __init__(self) -> None:
+        self.kept: set[int] = set()
+
+    def __call__(self, *arguments):
+        ids = keep(*arguments)
+        self.kept = set(ids.tolist())
+        return ids
 
 
 def survivors(logits_V: torch.Tensor, sampling: Sampling) -> set[int]:
@@ -50,18 +62,16 @@ def test_filters_are_those_of_transformers(settings, size, scale, monkeypatch):
         if sampling.min_p:
             expected = warpers.MinPLogitsWarper(sampling.min_p)(seen[None], expected)
         # The whole of `sample`, with the last step watched: which ids a draw could give.
-        kept: list[set[int]] = []
-        monkeypatch.setattr(
-            "hanlin.generation.sampling.keep", lambda *args: kept.append(set(keep(*args).tolist())) or keep(*args)
-        )
+        watch = Watch()
+        monkeypatch.setattr("hanlin.generation.sampling.keep", watch)
         token = sample(logits_V[None].clone(), [Draw(sampling, random.Random(0), seen.tolist())])[0]
-        assert kept == [set(expected[0].isfinite().nonzero()[:, 0].tolist())]
-        assert token in kept[0]
+        assert watch.kept == set(expected[0].isfinite().nonzero()[:, 0].tolist())
+        assert token in watch.kept
 
 
 @pytest.mark.parametrize("settings", FILTERS[:6], ids=str)
 def test_equal_logits_are_kept_as_by_transformers(settings):
-    """bf16 heads give many equal logits: the edge of a filter often falls among them. Which of them stay is arbitrary there."""
+    """The edge of a filter often falls among equal logits of a bf16 head; which of them stay is arbitrary there."""
     warpers = pytest.importorskip("transformers.generation.logits_process")
     sampling = Sampling(**settings)
     logits_V = torch.randint(-3, 4, (200,), generator=torch.Generator().manual_seed(1)).float()

@@ -1,6 +1,7 @@
 """`hanlin chat`: talk to a model in the terminal, or ask it one thing."""
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,12 +10,13 @@ from hanlin.cli.console import downloading, err, note, out, show_logs
 from hanlin.errors import ConfigError
 from hanlin.models.fetch import KNOWN_MODELS
 from hanlin.serving.presets import PRESETS, named_preset
-from hanlin.text.chat import FORMATS
+from hanlin.text.chat import FORMATS, named_format
 
 if TYPE_CHECKING:
     import torch
 
     from hanlin.generation.assistant import Assistant
+    from hanlin.generation.sampling import Sampling
 
 
 def chat(
@@ -46,25 +48,22 @@ def chat(
 ) -> None:
     """Talk to a model: many turns, Ctrl-C stops an answer, /help lists the commands. 与模型对话。"""
     chosen = named_preset(preset)
+    if format:
+        named_format(format)
     show_logs()
-    from hanlin.generation.sampling import Sampling
     from hanlin.serving.keyboard import open_reader, read_all
     from hanlin.serving.terminal import Chat
 
-    given = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-    }
-    values = {name: value for name, value in given.items() if value is not None}
-    sampling = Sampling(max_tokens=max_tokens, seed=seed, **values)  # pyright: ignore[reportArgumentType]
+    filters = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+    sampling = _sampling(filters | {"repetition_penalty": repetition_penalty}, max_tokens=max_tokens, seed=seed)
     question = read_all() if prompt == "-" else prompt
     if question is not None and not question.strip():
         raise ConfigError("--prompt is empty; give a question, or - and a question on standard input")
+    assistant = open_assistant(model, dtype=dtype, device=device, format=format, date=date)
+    if assistant.tokenizer.chat_template is None and not (chosen.continues or chosen.examples):
+        note("没有对话模板：基础模型宜用 no chat template: base models do better with --preset few-shot, --preset raw")
     talk = Chat(
-        open_assistant(model, dtype=dtype, device=device, format=format, date=date),
+        assistant,
         sampling,
         read=open_reader(err),
         out=out,
@@ -86,6 +85,14 @@ chat.__doc__ = f"{chat.__doc__}\n\n\b\nPresets 提问方式:\n" + "\n".join(
 )
 
 
+def _sampling(given: "dict[str, float | None]", *, max_tokens: int, seed: int | None) -> "Sampling":
+    """What the user gave; the rest is as `Sampling` has it."""
+    from hanlin.generation.sampling import Sampling
+
+    values = {name: value for name, value in given.items() if value is not None}
+    return Sampling(max_tokens=max_tokens, seed=seed, **values)  # pyright: ignore[reportArgumentType]
+
+
 def open_assistant(name: str, *, dtype: str, device: str, format: str | None, date: str | None) -> "Assistant":
     """Fetch, open and say what the user should know: terms, a missing or different chat template."""
     from hanlin.api import assistant, load, locate
@@ -96,17 +103,12 @@ def open_assistant(name: str, *, dtype: str, device: str, format: str | None, da
         note(f"{known.title}: {known.terms} {known.terms_url}")
     with downloading() as on_progress:
         path = locate(name, on_progress=on_progress)
-    with err.status("正在载入 loading …"):
+    with err.status("正在载入 loading …") if err.is_terminal else nullcontext():
         model, tokenizer = load(path, dtype=dtype, device=pick_device(device))
         made = assistant(model, tokenizer, format=format, date=date)
     note(f"{path.name} · {made.format.name} · {str(model.dtype).removeprefix('torch.')} · {model.device}")
-    if tokenizer.chat_template is None:
-        note(
-            f"没有对话模板，可能是基础模型 no chat template: a base model? the {made.format.name} format is used; "
-            "--preset raw 或 or few-shot 更适合基础模型 suit base models"
-        )
-    elif notice := audit(made.format, tokenizer, date=date).notice:
-        note(f"{notice}; hanlin inspect {name} 可查看差异 shows the differences")
+    if (found := audit(made.format, tokenizer, date=date)).differences:
+        note(f"{found.notice}; hanlin inspect {name} 可查看差异 shows them")
     return made
 
 

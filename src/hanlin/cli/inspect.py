@@ -1,6 +1,7 @@
 """`hanlin inspect`: what a model is, how to talk to it, what it needs, what would break. Reads headers, not weights."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +51,7 @@ def inspect(
 
     with downloading() as on_progress:
         path = locate(model, on_progress=on_progress)
-    with err.status("正在读取 reading …"):
+    with err.status("正在读取 reading …") if err.is_terminal else nullcontext():
         report, differences = describe(path, open_checkpoint(path))
     if as_json:
         print(json.dumps(report, ensure_ascii=False, indent=2))
@@ -154,8 +155,8 @@ def _token_problems(path: Path, tokenizer: "Tokenizer", format: "ChatFormat", fo
         file, named = _declared_stops(path, tokenizer)
         if stop not in named:
             text = (
-                f"{file} stops at {', '.join(map(str, named)) or 'nothing'}, not at {stop} {format.stop}, ending an "
-                f'answer: other programs would talk on; write "eos_token_id": {sorted({*named, stop})} there'
+                f"{file} stops at {', '.join(map(str, named)) or 'nothing'}, not at {stop} {format.stop}, with which "
+                f'answers end: other programs would talk on; write "eos_token_id": {sorted({*named, stop})} there'
             )
             problems.append(Problem("warning", text))
     if format.bos and format.bos not in tokenizer.control:

@@ -238,6 +238,8 @@ def _read_array(path: Path) -> list[Any] | None:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise DataError(f"{path} ends inside a character: the file ends too early, was a copy cut off?") from None
         _refuse_encoding(path, data, error)
     try:
         value = json.loads(text)
@@ -298,6 +300,8 @@ def _parse_line(line: bytes, start: int) -> Any:
     try:
         return json.loads(line.decode())
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            return BadRow("the last line is cut off", "it ends inside a character; was a copy or a run cut off?")
         at = f"byte 0x{line[error.start]:02x} at offset {start + error.start} of the file"
         return BadRow("not UTF-8", f"{at}; save it as UTF-8")
     except json.JSONDecodeError as error:

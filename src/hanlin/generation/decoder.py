@@ -4,26 +4,23 @@ machine.
 What is surprising:
 
 - `pack` (default where it helps: bf16 on a CPU with oneDNN's bf16 kernels) copies every matrix into oneDNN's blocked
-  layout, with q/k/v and gate/up joined. A decode step then reads memory twice as fast, and a row's result is the same
+  layout, with q/k/v and gate/up joined. A step then reads its weights in half the time, and a row's result is the same
   bit for bit in every batch size. The price is one more copy of the matrices, the head's included (2 bytes a
-  parameter); the embedding is always shared. Without packing, weights that already have the compute dtype are shared
-  and nothing is copied.
+  parameter); the embedding is always shared. Without packing, weights that already have the compute dtype are shared.
 - A packed decoder is a snapshot: it does not see later changes of the model's weights.
-- The residual stream, queries and keys stay in fp32, which is both exacter and fewer calls than rounding them each
-  time.
+- The residual stream, queries and keys stay in fp32, which is both exacter and fewer calls than rounding them.
 - Head dimensions travel in pairs (0, H/2), (1, H/2 + 1), ..., so that a rotation is one complex product. Scores do not
-  depend on the order, values are put back before the output projection.
+  depend on the order; values are put back before the output projection.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanlin.generation.cache import KeyValueCache, Places
+from hanlin.generation.cache import KeyValueCache
 from hanlin.models.attention import SegmentAttention
 from hanlin.models.config import ModelConfig
 from hanlin.models.layers import Linear, RMSNorm, rotary_frequencies
@@ -31,27 +28,37 @@ from hanlin.models.transformer import Block, Transformer, soft_cap
 from hanlin.types import Segment
 
 Projection = Callable[[Tensor], Tensor]
-
-
-class AttendHeads(Protocol):
-    """Maps a layer's heads [T, Q + 2 K, H] (queries, keys, values; fp32, paired order, rotated, unscaled) to what is
-    read, [T, Q, H].
-    """
-
-    def __call__(self, layer: int, heads_TXH: Tensor, /) -> Tensor: ...
+# Reads for one layer what its heads ask for, [T, Q, H]. The heads lie in a buffer [T, Q + 2 K, H] (queries, keys,
+# values; fp32, paired, rotated, unscaled) that is filled anew for each layer; an `Attention` is given it beforehand.
+AttendHeads = Callable[[int], Tensor]
+Attention = Callable[[Tensor], AttendHeads]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     attention_norm: Tensor
     query_key_value: Projection
-    head_norm: Tensor | None  # [Q + K, H / 2, 2]: the scales of queries and keys
+    head_norm: Tensor | None  # [Q + K, 2, H / 2]: the scales of queries and keys
     output: Projection
     attention_post_norm: Tensor | None
     mlp_norm: Tensor
     gate_up: Projection
     down: Projection
     mlp_post_norm: Tensor | None
+
+
+class _Scratch:
+    """What every layer of one pass writes anew, and views of it: making them once saves a third of the calls."""
+
+    def __init__(self, config: ModelConfig, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        num_heads, num_kv_heads, pairs = config.num_heads, config.num_kv_heads, config.head_dim // 2
+        heads_TXP2 = torch.empty(length, num_heads + 2 * num_kv_heads, pairs, 2, device=device)
+        self.heads_TXH = heads_TXP2.flatten(2)  # queries, keys, values
+        self.halves_TX2P = heads_TXP2.transpose(2, 3)
+        self.turned_TXP = torch.view_as_complex(heads_TXP2)[:, : num_heads + num_kv_heads]
+        self.normed_TD = torch.empty(length, config.width, dtype=dtype, device=device)
+        self.read_TX = torch.empty(length, num_heads * config.head_dim, dtype=dtype, device=device)
+        self.read_TQP2 = self.read_TX.view(length, num_heads, 2, pairs).transpose(2, 3)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -81,71 +88,75 @@ class Decoder:
         self._frequencies: dict[int | None, Tensor] = {w: rope if w is None else local for w in config.windows}
 
     def new_cache(self, *, num_slots: int, max_length: int) -> KeyValueCache:
+        """An empty cache that this decoder can fill."""
         return KeyValueCache(
             self.config, num_slots=num_slots, max_length=max_length, dtype=self.cache_dtype, device=self.device
         )
 
     def prefill(self, cache: KeyValueCache, slots: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Logits [B, V] after each prompt, computed as one packed stream and stored in free slots."""
-        counts = [len(prompt) for prompt in prompts]
-        segments, start = [], 0
-        for count in counts:
-            segments.append(Segment(start, count))
-            start += count
-        attend = _PrefillAttention(self, cache, cache.place(slots, counts), segments)
+        segments: list[Segment] = []
+        for prompt in prompts:
+            start = segments[-1].start + segments[-1].length if segments else 0
+            segments.append(Segment(start, len(prompt)))
+        attention = _prefill_attention(self, cache, slots, segments)
         tokens_T = torch.tensor([id for prompt in prompts for id in prompt], device=self.device)
-        positions_T = torch.cat([torch.arange(count, device=self.device) for count in counts])
+        positions_T = torch.cat([torch.arange(segment.length, device=self.device) for segment in segments])
         last_B = torch.tensor([segment.start + segment.length - 1 for segment in segments], device=self.device)
-        return self.head(self.hidden(tokens_T, positions_T, attend)[last_B])
+        return self.head(self.hidden(tokens_T, positions_T, attention)[last_B])
 
     def step(self, cache: KeyValueCache, tokens: Sequence[int]) -> Tensor:
         """Logits [B, V] after one more token in each of the first B slots."""
-        num_rows = len(tokens)
-        positions_B = torch.tensor(cache.lengths[:num_rows], device=self.device)
-        attend = _StepAttention(self.config, cache, num_rows, cache.place(range(num_rows), [1] * num_rows))
-        return self.head(self.hidden(torch.tensor(tokens, device=self.device), positions_B, attend))
+        positions_B = torch.tensor(cache.lengths[: len(tokens)], device=self.device)
+        attention = _step_attention(self.config, cache, len(tokens))
+        return self.head(self.hidden(torch.tensor(tokens, device=self.device), positions_B, attention))
 
-    def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: AttendHeads) -> Tensor:
+    def hidden(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         """Final normed hidden states [T, D] in the compute dtype."""
-        config, dtype, eps = self.config, self.dtype, self._eps
+        config = self.config
+        scratch = _Scratch(config, len(tokens_T), self.dtype, self.device)
         x_TD = self._embedding[tokens_T].float()
         if config.scaled_embedding:
-            x_TD = x_TD * torch.tensor(config.width**0.5, dtype=dtype).item()
+            x_TD = x_TD * torch.tensor(config.width**0.5, dtype=self.dtype).item()
         turns = {window: _turns(positions_T, f) for window, f in self._frequencies.items()}
+        attend = attention(scratch.heads_TXH)
         for number, layer in enumerate(self._layers):
-            normed_TD = _rms_norm(x_TD, layer.attention_norm, eps).to(dtype)
-            heads_TXH = self._heads(layer, layer.query_key_value(normed_TD), turns[config.windows[number]])
-            read_TD = layer.output(_unpaired(attend(number, heads_TXH), dtype))
+            projected_TX = layer.query_key_value(self._normed(x_TD, layer.attention_norm, scratch.normed_TD))
+            self._fill_heads(layer, projected_TX, turns[config.windows[number]], scratch)
+            scratch.read_TQP2.copy_(attend(number).view(scratch.read_TQP2.shape))
+            read_TD = layer.output(scratch.read_TX)
             if layer.attention_post_norm is not None:
-                read_TD = _rms_norm(read_TD.float(), layer.attention_post_norm, eps)
+                read_TD = self._normed(read_TD.float(), layer.attention_post_norm)
             x_TD.add_(read_TD)
-            made_TD = layer.down(self._active(layer.gate_up(_rms_norm(x_TD, layer.mlp_norm, eps).to(dtype))))
+            joined_TX = layer.gate_up(self._normed(x_TD, layer.mlp_norm, scratch.normed_TD))
+            made_TD = layer.down(self._active(joined_TX))
             if layer.mlp_post_norm is not None:
-                made_TD = _rms_norm(made_TD.float(), layer.mlp_post_norm, eps)
+                made_TD = self._normed(made_TD.float(), layer.mlp_post_norm)
             x_TD.add_(made_TD)
-        return _rms_norm(x_TD, self._norm, eps).to(dtype)
+        return self._normed(x_TD, self._norm).to(self.dtype)
 
     def head(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in fp32, as `Transformer.head` gives them: rounded to the compute dtype first, soft-cap
-        applied.
-        """
+        """Logits [N, V] in fp32, as `Transformer.head` gives them: rounded to the compute dtype, then soft-capped."""
         return soft_cap(self._head(hidden_ND).float(), self.config.logit_cap)
 
-    def _heads(self, layer: _Layer, projected_TX: Tensor, turns_T1P: Tensor) -> Tensor:
-        """All heads, normed where the family does so, paired and rotated: [T, Q + 2 K, H] in fp32."""
-        config = self.config
-        length, pairs, rotated = len(projected_TX), config.head_dim // 2, config.num_heads + config.num_kv_heads
-        halves_TX2P = projected_TX.view(length, -1, 2, pairs)
-        heads_TXP2 = torch.empty(length, halves_TX2P.shape[1], pairs, 2, device=self.device)
+    def _fill_heads(self, layer: _Layer, projected_TX: Tensor, turns_T1P: Tensor, scratch: _Scratch) -> None:
+        """Write all heads, normed where the family does so, paired and rotated."""
+        halves_TX2P = projected_TX.view(scratch.halves_TX2P.shape)
         if layer.head_norm is None:
-            heads_TXP2.copy_(halves_TX2P.transpose(2, 3))
+            scratch.halves_TX2P.copy_(halves_TX2P)
         else:
-            raw_TXH = projected_TX.view(length, -1, config.head_dim)[:, :rotated].float()
-            normed_TX2P = F.rms_norm(raw_TXH, (config.head_dim,), None, config.norm_eps).view(length, rotated, 2, pairs)
-            torch.mul(normed_TX2P.transpose(2, 3), layer.head_norm, out=heads_TXP2[:, :rotated])
-            heads_TXP2[:, rotated:] = halves_TX2P[:, rotated:].transpose(2, 3)
-        torch.view_as_complex(heads_TXP2)[:, :rotated].mul_(turns_T1P)
-        return heads_TXP2.view(length, -1, config.head_dim)
+            turned = len(layer.head_norm)
+            raw_TXH = halves_TX2P[:, :turned].float().flatten(2)
+            normed_TXH = F.rms_norm(raw_TXH, (self.config.head_dim,), None, self.config.norm_eps)
+            torch.mul(normed_TXH.view(-1, *layer.head_norm.shape), layer.head_norm, out=scratch.halves_TX2P[:, :turned])
+            scratch.halves_TX2P[:, turned:] = halves_TX2P[:, turned:]
+        scratch.turned_TXP.mul_(turns_T1P)
+
+    def _normed(self, x_TD: Tensor, scale_D: Tensor, out: Tensor | None = None) -> Tensor:
+        """`F.rms_norm` in fp32, which on a CPU would be seven calls; written to `out` in its dtype."""
+        norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+        square_T1 = torch.addcmul(self._eps, norm_T1, norm_T1, value=1 / x_TD.shape[-1])
+        return torch.mul(x_TD * square_T1.rsqrt_(), scale_D, out=out)
 
     def _active(self, joined_TX: Tensor) -> Tensor:
         gate_TF, up_TF = joined_TX.chunk(2, dim=-1)
@@ -153,81 +164,61 @@ class Decoder:
         return active_TF.mul_(up_TF)
 
 
-class _PrefillAttention:
+def _prefill_attention(
+    decoder: Decoder, cache: KeyValueCache, slots: Sequence[int], segments: Sequence[Segment]
+) -> Attention:
     """Prompts see only themselves; their keys and values go to the cache on the way."""
+    config, dtype = decoder.config, decoder.dtype
+    places = cache.place(slots, [segment.length for segment in segments])
+    segment_attention = SegmentAttention(config, segments, decoder.device)
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        cache: KeyValueCache,
-        places: dict[int | None, Places],
-        segments: Sequence[Segment],
-    ) -> None:
-        self._config, self._dtype = decoder.config, decoder.dtype
-        self._cache, self._places = cache, places
-        self._attend = SegmentAttention(decoder.config, segments, decoder.device)
+    def prepare(heads_TXH: Tensor) -> AttendHeads:
+        def attend(layer: int) -> Tensor:
+            cache.store(layer, heads_TXH[:, config.num_heads :], places[config.windows[layer]])
+            sizes = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+            q_TQH, k_TKH, v_TKH = heads_TXH.to(dtype).split(sizes, dim=1)
+            return segment_attention(layer, q_TQH, k_TKH, v_TKH).contiguous()
 
-    def __call__(self, layer: int, heads_TXH: Tensor) -> Tensor:
-        num_heads, num_kv_heads = self._config.num_heads, self._config.num_kv_heads
-        self._cache.store(layer, heads_TXH[:, num_heads:], self._places[self._config.windows[layer]])
-        q_TQH, k_TKH, v_TKH = heads_TXH.to(self._dtype).split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-        return self._attend(layer, q_TQH, k_TKH, v_TKH)
+        return attend
+
+    return prepare
 
 
-class _StepAttention:
-    """One new token in each row reads what its slot has stored. The query heads of one key head are rows of one small
-    matrix product.
+def _step_attention(config: ModelConfig, cache: KeyValueCache, num_rows: int) -> Attention:
+    """One new token in each of the first rows reads what its slot has stored.
+
+    The query heads that share a key head are the rows of one small matrix product.
     """
+    places = cache.place(range(num_rows), [1] * num_rows)
+    views = cache.views(num_rows)
+    masks = {window: cache.mask(num_rows, window) for window in places}
+    scale, cap, per_group = config.query_scale, config.attention_cap, config.num_heads // config.num_kv_heads
+    shape = (num_rows, config.num_heads, config.head_dim)
 
-    def __init__(
-        self, config: ModelConfig, cache: KeyValueCache, num_rows: int, places: dict[int | None, Places]
-    ) -> None:
-        self._config, self._cache, self._num_rows, self._places = config, cache, num_rows, places
-        self._used: dict[int | None, int] = {}
-        self._masks: dict[int | None, Tensor] = {}
-        for window, place in places.items():
-            capacity, device = cache.capacity(window), place.rows.device
-            used = [min(length, capacity) for length in cache.lengths[:num_rows]]
-            self._used[window] = max(used)
-            hidden_BC = torch.arange(max(used), device=device) >= torch.tensor(used, device=device)[:, None]
-            mask_BC = torch.zeros(hidden_BC.shape, device=device).masked_fill_(hidden_BC, -torch.inf)
-            self._masks[window] = mask_BC.repeat_interleave(config.num_kv_heads, 0)[:, None]
+    def prepare(heads_BXH: Tensor) -> AttendHeads:
+        q_BQH, kv_BXH = heads_BXH[:, : config.num_heads], heads_BXH[:, config.num_heads :]
 
-    def __call__(self, layer: int, heads_BXH: Tensor) -> Tensor:
-        config, window = self._config, self._config.windows[layer]
-        num_heads, num_kv_heads = config.num_heads, config.num_kv_heads
-        self._cache.store(layer, heads_BXH[:, num_heads:], self._places[window])
-        keys_XCH, values_XCH = self._cache.read(layer, self._num_rows, self._used[window])
-        q_XGH = heads_BXH[:, :num_heads].reshape(-1, num_heads // num_kv_heads, config.head_dim).to(keys_XCH.dtype)
-        keys_XHC = keys_XCH.transpose(1, 2)
-        mask_X1C = self._masks[window]
-        if config.attention_cap is None and keys_XCH.dtype == torch.float32:
-            scores_XGC = torch.baddbmm(mask_X1C, q_XGH, keys_XHC, alpha=config.query_scale)
-        else:
-            scores_XGC = torch.bmm(q_XGH, keys_XHC).float().mul_(config.query_scale)
-            scores_XGC = soft_cap(scores_XGC, config.attention_cap) + mask_X1C
-        weights_XGC = scores_XGC.softmax(-1).to(values_XCH.dtype)
-        return torch.bmm(weights_XGC, values_XCH).view(self._num_rows, num_heads, config.head_dim)
+        def attend(layer: int) -> Tensor:
+            window = config.windows[layer]
+            cache.store(layer, kv_BXH, places[window])
+            keys_XHC, values_XCH = views[layer]
+            q_XGH = q_BQH.reshape(-1, per_group, config.head_dim)
+            if cap is None and keys_XHC.dtype == torch.float32:
+                scores_XGC = torch.baddbmm(masks[window], q_XGH, keys_XHC, alpha=scale)
+            else:
+                scores_XGC = torch.bmm(q_XGH.to(keys_XHC.dtype), keys_XHC).float().mul_(scale)
+                scores_XGC = soft_cap(scores_XGC, cap) + masks[window]
+            return torch.bmm(scores_XGC.softmax(-1).to(values_XCH.dtype), values_XCH).view(shape)
 
+        return attend
 
-def _rms_norm(x_TD: Tensor, scale_D: Tensor, eps: Tensor) -> Tensor:
-    """`F.rms_norm` in fp32, which on a CPU is seven calls."""
-    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
-    return (x_TD * torch.addcmul(eps, norm_T1, norm_T1, value=1 / x_TD.shape[-1]).rsqrt_()).mul_(scale_D)
+    return prepare
 
 
 def _turns(positions_T: Tensor, frequencies_P: Tensor) -> Tensor:
     """The complex numbers [T, 1, H / 2] that rotate each pair."""
     angles_TP = positions_T.float()[:, None] * frequencies_P
     return torch.complex(angles_TP.cos(), angles_TP.sin())[:, None]
-
-
-def _unpaired(read_TQH: Tensor, dtype: torch.dtype) -> Tensor:
-    """Heads in the model's own order, side by side: [T, Q x H]."""
-    length, num_heads, head_dim = read_TQH.shape
-    out_TX = torch.empty(length, num_heads * head_dim, dtype=dtype, device=read_TQH.device)
-    out_TX.view(length, num_heads, 2, -1).copy_(read_TQH.reshape(length, num_heads, -1, 2).transpose(2, 3))
-    return out_TX
 
 
 def _layer(block: Block, dtype: torch.dtype, pack: bool) -> _Layer:
@@ -240,7 +231,7 @@ def _layer(block: Block, dtype: torch.dtype, pack: bool) -> _Layer:
         head_dim = attention.head_dim
         num_heads, num_kv_heads = (len(one.weight) // head_dim for one in (attention.query, attention.key))
         scales = [_scale(attention.query_norm)] * num_heads + [_scale(attention.key_norm)] * num_kv_heads
-        head_norm = torch.stack(scales).view(-1, 2, head_dim // 2).transpose(1, 2).contiguous()
+        head_norm = torch.stack(scales).view(-1, 2, head_dim // 2)
     return _Layer(
         attention_norm=_scale(block.attention_norm),
         query_key_value=joined(attention.query, attention.key, attention.value),

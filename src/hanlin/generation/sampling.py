@@ -77,9 +77,10 @@ def sample(logits_BV: Tensor, draws: Sequence[Draw]) -> list[int]:
     drawn = [row for row, draw in enumerate(draws) if not draw.sampling.greedy]
     chosen: dict[int, int] = {}
     if greedy:
-        best_N = _rows(logits_BV, greedy).max(-1)
-        _check_finite(best_N.values.tolist())
-        chosen |= zip(greedy, best_N.indices.tolist(), strict=True)
+        greedy_NV = _rows(logits_BV, greedy)
+        best_N = greedy_NV.argmax(-1)
+        _check_finite(greedy_NV.gather(1, best_N[:, None])[:, 0].tolist())
+        chosen |= zip(greedy, best_N.tolist(), strict=True)
     if drawn:
         weights_NV = _rows(logits_BV, drawn)
         temperature_N1 = torch.tensor([[draws[row].sampling.temperature] for row in drawn], device=logits_BV.device)

@@ -6,6 +6,7 @@ positions are wrong by whole units).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +44,30 @@ class RMSNorm(nn.Module):
         self.offset = offset
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        scale = self.weight.float()
-        if self.offset:
-            scale = scale + self.offset
-        return F.rms_norm(x.float(), scale.shape, scale, self.eps).to(dtype)
+        normed: Tensor = _Normalize.apply(x, self.weight, self.eps, self.offset, dtype)  # pyright: ignore
+        return normed
+
+
+class _Normalize(torch.autograd.Function):
+    """RMSNorm that keeps x as it came and one fp32 number a row; torch's own keeps two fp32 copies of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float, dtype: torch.dtype) -> Tensor:
+        wide = x.float()
+        inverse = (wide.square().mean(-1, keepdim=True) + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.offset = offset
+        return (wide * inverse).mul_(weight.float() + offset).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # pyright: ignore
+        x, weight, inverse = ctx.saved_tensors
+        grad, normed = grad.float(), x.float() * inverse
+        grad_weight = (grad * normed).reshape(-1, len(weight)).sum(0)
+        inner = grad * (weight.float() + ctx.offset)
+        slope = (inner * normed).mean(-1, keepdim=True)
+        grad_x = inner.sub_(normed.mul_(slope)).mul_(inverse)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None, None
 
 
 def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hanlin.models.attention import SegmentAttention
 from hanlin.models.config import ModelConfig
 from hanlin.models.layers import FeedForward, Linear, RMSNorm, Rotary, rotary_frequencies
+from hanlin.models.memory import Scratch
 from hanlin.types import Segment
 
 
@@ -79,7 +80,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A decoder with its head. Parameters are uninitialised: `weights.load_model` or `initialize` fills them.
 
-    `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16 over fp32 master weights in
+    `scratch` is lent by a training loop, which owns the gradients then: the head reuses its buffers and adds its weight
+    gradient to `.grad` in place. `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16 over fp32 master weights in
     mixed-precision training.
     """
 
@@ -87,6 +89,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.scratch: Scratch | None = None
         # Where the head is tied, the head's own gradient of this matrix is dense: the lookup then adds its few rows to
         # that one, instead of making a second matrix of the vocabulary's size.
         self.embed = nn.Embedding.from_pretrained(

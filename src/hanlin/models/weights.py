@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hanlin.errors import CheckpointError
+from hanlin.errors import CheckpointError, ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.families import config_from_hf, config_notes, config_to_hf
 from hanlin.models.gguf import config_from_gguf, gguf_tensors, read_gguf_header
@@ -65,13 +65,13 @@ def load_model(
 
     `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored (bfloat16 for quantized GGUF).
     `on_note` is told what the user should know. Raises CheckpointError when anything is missing, damaged, unsupported
-    or of the wrong shape.
+    or of the wrong shape, ConfigError for a device that is not there.
     """
     checkpoint = open_checkpoint(path)
     for note in checkpoint.notes:
         on_note(note)
     wanted = _compute_dtype(checkpoint, dtype, on_note)
-    model = _empty(checkpoint.config).to(wanted).to_empty(device=device)
+    model = _empty(checkpoint.config).to(wanted).to_empty(device=parse_device(device))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             checkpoint.tensors[name].copy_to(parameter.data)
@@ -85,6 +85,17 @@ def parse_dtype(name: torch.dtype | str) -> torch.dtype:
         raise CheckpointError(f"dtype {name!r} is unknown; use one of {', '.join(DTYPES)}")
     assert dtype is not None
     return dtype
+
+
+def parse_device(name: torch.device | str) -> torch.device:
+    """The torch device of a name, found to be there: ConfigError for others."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'device "{name}" cannot be used ({reason}); use "auto" or "cpu"') from None
+    return device
 
 
 def _compute_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str, on_note: Callable[[str], None]) -> torch.dtype:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer, soft_cap
 from hanlin.types import Batch
 
@@ -28,7 +29,7 @@ def token_logprobs(model: Transformer, hidden_TD: Tensor, predictor_N: Tensor, t
     """
     row_U, row_of_N = torch.unique(predictor_N, return_inverse=True)
     logp_N: Tensor = _HeadLogprobs.apply(  # pyright: ignore[reportAssignmentType]
-        hidden_TD.index_select(0, row_U), model.head_weight, row_of_N, target_N, model.config.logit_cap
+        hidden_TD.index_select(0, row_U), model.head_weight, row_of_N, target_N, model.config.logit_cap, model.scratch
     )
     return logp_N
 
@@ -44,9 +45,16 @@ class _HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_UD: Tensor, weight_VD: Tensor, row_N: Tensor, target_N: Tensor, cap: float | None
+        ctx: Any,
+        hidden_UD: Tensor,
+        weight_VD: Tensor,
+        row_N: Tensor,
+        target_N: Tensor,
+        cap: float | None,
+        scratch: Scratch | None,
     ) -> Tensor:
-        compute_VD = weight_VD.to(hidden_UD.dtype)
+        room = scratch or Scratch()
+        compute_VD = _in_dtype(weight_VD, hidden_UD.dtype, room)
         rows, vocab = len(hidden_UD), len(weight_VD)
         keep = hidden_UD.dtype == torch.bfloat16 and rows * vocab * 2 <= KEEP_BYTES and torch.is_grad_enabled()
         keep = keep and any(ctx.needs_input_grad)
@@ -55,27 +63,30 @@ class _HeadLogprobs(torch.autograd.Function):
         kept_UV = None
         for start in range(0, rows, rows if keep else MATMUL_ROWS):
             stop = rows if keep else min(rows, start + MATMUL_ROWS)
-            logits_RV = hidden_UD[start:stop] @ compute_VD.T
+            logits_RV = room.take("logits", stop - start, vocab, dtype=hidden_UD.dtype, device=hidden_UD.device)
+            torch.mm(hidden_UD[start:stop], compute_VD.T, out=logits_RV)
             kept_UV = logits_RV if keep else None
             _reduce(logits_RV, cap, lse_U[start:stop])
             here = (row_N >= start) & (row_N < stop)
             picked = logits_RV[row_N[here] - start, target_N[here]].float()
             picked_N[here] = soft_cap(picked, cap)
         ctx.save_for_backward(hidden_UD, weight_VD, row_N, target_N, lse_U)
-        ctx.cap, ctx.kept_UV, ctx.compute_VD = cap, kept_UV, compute_VD
+        ctx.cap, ctx.kept_UV, ctx.compute_VD, ctx.in_place = cap, kept_UV, compute_VD, scratch is not None
         return picked_N - lse_U[row_N]
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden_UD, weight_VD, row_N, target_N, lse_U = ctx.saved_tensors
         compute_VD, kept_UV = ctx.compute_VD, ctx.kept_UV
         if compute_VD is None:  # a second backward through the same graph: what the first one used up is made anew
-            compute_VD = weight_VD.to(hidden_UD.dtype)
+            compute_VD = _in_dtype(weight_VD, hidden_UD.dtype, Scratch())
         ctx.compute_VD = ctx.kept_UV = None
         rows = len(hidden_UD)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_UD = torch.empty_like(hidden_UD) if needs_hidden else None
-        grad_weight_VD: Tensor | None = None
+        # The owner of the steps also owns the gradients: the head adds to them, instead of making a second matrix.
+        in_place = ctx.in_place and weight_VD.grad is not None
+        grad_weight_VD: Tensor | None = weight_VD.grad if in_place else None
         total_U = torch.zeros_like(lse_U).index_add_(0, row_N, grad_N)
         for start in range(0, rows, rows if kept_UV is not None else MATMUL_ROWS):
             stop = rows if kept_UV is not None else min(rows, start + MATMUL_ROWS)
@@ -91,7 +102,14 @@ class _HeadLogprobs(torch.autograd.Function):
                 for slab in range(0, len(weight_VD), SLAB_WORDS):
                     part_WD = logits_RV[:, slab : slab + SLAB_WORDS].T @ hidden_UD[start:stop]
                     grad_weight_VD[slab : slab + SLAB_WORDS] += part_WD
-        return grad_hidden_UD, grad_weight_VD, None, None, None
+        return grad_hidden_UD, None if in_place else grad_weight_VD, None, None, None, None
+
+
+def _in_dtype(weight_VD: Tensor, dtype: torch.dtype, room: Scratch) -> Tensor:
+    if weight_VD.dtype == dtype:
+        return weight_VD.detach()
+    copy_VD = room.take("head weight", *weight_VD.shape, dtype=dtype, device=weight_VD.device)
+    return copy_VD.copy_(weight_VD)
 
 
 def _pieces(logits_RV: Tensor) -> tuple[range, Tensor]:

@@ -101,13 +101,12 @@ class MarkdownView:
     def push(self, text: str) -> None:
         """Show the next piece."""
         self._open += text.translate(_CONTROL)
-        end = end_of_finished_blocks(self._open)
-        if end:
-            done, self._open = self._open[:end], self._open[end:]
+        *finished, self._open = split_blocks(self._open)
+        for block in finished:
             self._live.update("")
-            self._print(done)
+            self._print(block)
         now = time.monotonic()
-        if end or now - self._drawn_at >= _SECONDS_BETWEEN_DRAWINGS:
+        if finished or now - self._drawn_at >= _SECONDS_BETWEEN_DRAWINGS:
             self._drawn_at = now
             above = "\n" if self._printed else ""
             self._live.update(Tail(render(self._open), above), refresh=True)
@@ -121,13 +120,17 @@ class MarkdownView:
         self._printed = True
 
 
-def end_of_finished_blocks(text: str) -> int:
-    """How much of the text cannot change any more: up to the last line that begins a new block after an empty line."""
-    end = at = 0
+def split_blocks(text: str) -> list[str]:
+    """The text in pieces; all but the last cannot change any more.
+
+    A piece begins after an empty line outside code, with a line that is not indented: an indented one may belong to a
+    list item before it.
+    """
+    starts, at = [0], 0
     fence, after_empty = "", False
     for line in text.split("\n"):
         if after_empty and line and not line[0].isspace():
-            end = at
+            starts.append(at)
         mark = _FENCE.match(line)
         if mark and not fence:
             fence = mark[1]
@@ -135,7 +138,7 @@ def end_of_finished_blocks(text: str) -> int:
             fence = ""
         after_empty = not fence and not line.strip()
         at += len(line) + 1
-    return end
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 def render(text: str) -> RenderableType:

@@ -90,12 +90,14 @@ class Chat:
 
     def run(self) -> None:
         """Talk until the user leaves with /quit, Ctrl-D or Ctrl-C at the prompt."""
-        self._say("/help 帮助 · Ctrl-C 停止回答 stops an answer · Ctrl-D 退出 leaves")
+        if self._out.is_terminal:
+            self._say("/help 帮助 · Ctrl-C 停止回答 stops an answer · Ctrl-D 退出 leaves")
         while True:
             try:
                 text, typed = self._read_message()
             except (EOFError, KeyboardInterrupt):
-                self._say("\n再见 Bye")
+                if self._out.is_terminal:
+                    self._say("\n再见 Bye")
                 return
             try:
                 if typed and text.startswith(("/", "／")):

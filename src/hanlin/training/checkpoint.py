@@ -72,7 +72,8 @@ def save_checkpoint(
         write_tensors(state / _WEIGHTS, weights, next(iter(weights.values())).dtype)
         write_tensors(state / _MOMENTS, _moments(model, optimizer), torch.float32)
         (state / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        _flush(partial)
+        for path in [*partial.rglob("*"), partial]:
+            _flush(path)
         if final.exists():
             _discard(final)
         os.replace(partial, final)
@@ -139,10 +140,9 @@ def _discard(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Force a directory tree's files and names to the disk."""
-    for child in [path, *path.rglob("*")]:
-        descriptor = os.open(child, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Force a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -23,6 +23,7 @@ from torch import Tensor
 from hanlin.data.loader import PairOrder
 from hanlin.data.pack import count_pairs, pack_all
 from hanlin.errors import ConfigError, TrainingError
+from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.orpo import OrpoConfig, orpo
 from hanlin.objectives.scores import PairScore, score_pairs
@@ -87,6 +88,7 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
     """
     progress = start
     job.model.train()
+    job.model.scratch = Scratch()
     with _interruptible() as interrupted:
         while progress.step < job.num_steps:
             progress, metrics = _step(job, progress)
@@ -99,6 +101,8 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
                 observer.saved(job.save(progress))
             if interrupted.is_set():
                 break
+    job.model.scratch = None
+    job.model.zero_grad(set_to_none=True)
     job.model.eval()
     return progress
 
@@ -133,7 +137,7 @@ def _step(job: Job, progress: Progress) -> tuple[Progress, dict[str, float]]:
     for group in job.optimizer.param_groups:
         group["lr"] = config.learning_rate * factor
     job.optimizer.step()
-    job.optimizer.zero_grad(set_to_none=True)
+    job.optimizer.zero_grad(set_to_none=False)
     done = replace(progress, step=progress.step + 1, pairs=progress.pairs + len(pairs), tokens=progress.tokens + tokens)
     seconds = time.perf_counter() - began
     metrics = {

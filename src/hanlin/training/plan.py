@@ -10,6 +10,7 @@ import torch
 
 from hanlin.models.config import ModelConfig
 from hanlin.models.weights import count_parameters, open_checkpoint
+from hanlin.text.encode import check_vocabulary
 from hanlin.training.session import Material, pick_device
 
 # Share of the machine's own matmul rate that a whole step reaches: measured 0.40 to 0.55 on 2 CPU cores
@@ -68,6 +69,7 @@ def make_plan(material: Material) -> Plan:
     """Estimate a run. Takes about a second: the machine's matmul rate is measured."""
     training, section = material.recipe.training, material.recipe.model
     config = open_checkpoint(material.source).config
+    check_vocabulary(material.tokenizer, config.vocab_size)
     device = pick_device(training)
     pairs = material.data.train
     order, num_steps = material.order, material.num_steps

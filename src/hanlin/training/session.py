@@ -17,7 +17,7 @@ from hanlin.data.prepare import PreparedData, prepare_data
 from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingError
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import load_model, save_model, write_generation_config
+from hanlin.models.weights import load_model, parse_device, save_model, write_generation_config
 from hanlin.objectives.scores import PairScore
 from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
@@ -211,15 +211,7 @@ def pick_device(config: TrainingConfig) -> torch.device:
     """The recipe's device, or CUDA where there is one."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(config.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f'training.device = "{config.device}" cannot be used ({reason}); use "auto" or "cpu"'
-        ) from None
-    return device
+    return parse_device(config.device)
 
 
 def run_directory(recipe: Recipe, recipe_path: Path) -> Path:

@@ -1,0 +1,110 @@
+"""`hanlin chat`: options to a conversation, mistakes to one error each, pipes in and out."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hanlin.api import as_messages, load, stream
+from hanlin.cli.app import app
+from hanlin.errors import CheckpointError, ConfigError, FetchError, HanlinError
+from hanlin.models.transformer import Transformer
+from hanlin.models.weights import save_model
+from hanlin.serving.presets import PRESETS
+from hanlin.text.chat import FORMATS
+from hanlin.text.tokenizer import Tokenizer
+from tiny import CONFIGS
+from tiny_text import write_directory
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logging() -> Iterator[None]:
+    """The commands set up logging for a process of their own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = write_directory(tmp_path_factory.mktemp("chat"), "gemma", template=FORMATS["gemma"].jinja())
+    made = Transformer(replace(CONFIGS["gemma"], vocab_size=Tokenizer.open(folder).size))
+    made.initialize(std=0.3)
+    save_model(made, folder, dtype="float32")
+    return folder
+
+
+def chat(*arguments: object, typed: str | bytes = "") -> Result:
+    return CliRunner().invoke(app, ["chat", *map(str, arguments)], input=typed)
+
+
+def test_one_prompt_equals_the_public_stream(model):
+    result = chat(model, "--prompt", "你好", "--seed", 3, "--max-tokens", 9, "--temperature", 1, "--system", "请用中文")
+    opened, tokenizer = load(model)
+    messages = as_messages([{"role": "system", "content": "请用中文"}, {"role": "user", "content": "你好"}])
+    expected = "".join(stream(opened, tokenizer, messages, seed=3, max_tokens=9, temperature=1))
+    assert result.stdout.removesuffix("\n") == expected.removesuffix("\n")
+    assert result.exit_code == 0
+    assert chat(model, "--prompt", "-", "--seed", 3, "--max-tokens", 9, typed="你好").stdout
+
+
+def test_a_conversation_from_a_pipe(model, tmp_path):
+    saved = tmp_path / "talk.jsonl"
+    result = chat(model, "--max-tokens", 4, "--stats", typed=f"你好\n/params seed=1\nhi\n/save {saved}\n")
+    assert result.exit_code == 0
+    assert saved.read_text(encoding="utf-8").count('"role"') == 4
+    assert result.stderr.count("tokens/s") == 2
+    assert "tokens/s" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        (["--preset", "few"], ConfigError, "few-shot"),
+        (["--format", "alpaca"], ConfigError, "llama3.1"),
+        (["--temperature", "-1"], ConfigError, "temperature is -1"),
+        (["--dtype", "int8"], CheckpointError, "bfloat16"),
+        (["--device", "abacus"], ConfigError, "use auto or cpu"),
+        (["--format", "llama3"], HanlinError, "<|begin_of_text|>"),
+        (["--prompt", " "], ConfigError, "--prompt is empty"),
+        (["--preset", "raw", "--system", "x"], ConfigError, "no system text"),
+    ],
+)
+def test_a_wrong_option_is_one_error(model, options, error, said):
+    result = chat(model, "--prompt", "hi", *options)
+    assert isinstance(result.exception, error)
+    assert said in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_no_model_and_no_utf8(model, tmp_path):
+    assert isinstance(chat(tmp_path / "nothing").exception, FetchError)
+    result = chat(model, typed="你好".encode("gb18030"))
+    assert "not UTF-8" in str(result.exception)
+
+
+def test_a_base_model_gets_a_notice(model, tmp_path):
+    folder = write_directory(tmp_path / "base", "gemma")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((model / name).read_bytes())
+    assert "no chat template" in chat(folder, "--prompt", "hi", "--max-tokens", 2).stderr
+    assert "no chat template" not in chat(folder, "--prompt", "hi", "--max-tokens", 2, "--preset", "raw").stderr
+    assert "no chat template" not in chat(model, "--prompt", "hi", "--max-tokens", 2).stderr
+
+
+def test_help_names_every_preset():
+    printed = chat("--help").stdout
+    assert all(name in printed for name in PRESETS)
+
+
+@pytest.mark.assets
+def test_the_real_smollm2_answers(assets):
+    result = chat(
+        assets / "smollm2-135m-instruct.gguf", "--prompt", "What is the capital of France?", "--temperature", 0
+    )
+    assert "Paris" in result.stdout
+    assert "bfloat16" in result.stderr
