@@ -162,8 +162,9 @@ def prepare(arguments: argparse.Namespace, workspace: Path) -> Workload:
     sharing = sum(made["tokens"]) / made["stream_tokens"]
     about = (
         f"{needed} of {made['alike']} pairs up to {arguments.max_length} tokens from {names} "
-        f"({made['read'] - made['fitting']} others longer, {left_out} left out because the tokenizer splits them "
-        f"differently as one text); {sum(made['tokens']) / needed:.0f} real tokens a pair, sharing factor {sharing:.2f}"
+        f"({made['read'] - made['fitting']} longer or without two different answers, {left_out} left out because "
+        f"the tokenizer splits them differently as one text); "
+        f"{sum(made['tokens']) / needed:.0f} real tokens a pair, sharing factor {sharing:.2f}"
     )
     return Workload(workspace, made["tokens"], about)
 
@@ -299,8 +300,9 @@ def run_benchmark(arguments: argparse.Namespace, workspace: Path) -> None:
     facts["Settings"] = (
         f"{BATCH_PAIRS} pairs a step, AdamW, learning rate 1e-6 falling linearly, clipping at 1, fp32 weights, "
         f"{first['threads']} threads; {arguments.rounds} rounds of {arguments.warmup} + {arguments.steps} steps, the "
-        "first not timed; medians of the rounds; peak: the process's largest resident memory, start-up included. Batch "
-        "1 x 8 averages the NLL of each pair, not of all tokens (TRL's way), so its loss is another number."
+        f"first {arguments.warmup} not timed; medians of the rounds; peak: the process's largest resident memory, "
+        "start-up included. Batch 1 x 8 averages the NLL of each pair, not of all tokens (TRL's way), so its loss is "
+        "another number."
     )
     if "hanlin" in results:
         facts["Arithmetic"] = f"hanlin reaches {matmul_share(results['hanlin'])}"
@@ -308,7 +310,7 @@ def run_benchmark(arguments: argparse.Namespace, workspace: Path) -> None:
     body = tables(scores, arguments.tokens_per_pass)
     print(f"\n{body}")
     if arguments.output:
-        write_result(arguments.output, "ORPO training step, SmolLM2-135M", facts, body)
+        write_result(arguments.output, f"ORPO training step, {arguments.model}", facts, body)
         print(f"\nwritten to {arguments.output}")
 
 

@@ -201,7 +201,10 @@ def without(name: str) -> Callable[[Path], None]:
 
 
 def garbled(name: str) -> Callable[[Path], None]:
-    return lambda model: (model / name).write_bytes(b"\xff{")
+    def garble(model: Path) -> None:
+        (model / name).write_bytes(b"\xff{")
+
+    return garble
 
 
 def fewer_rows_than_the_tokenizer(model: Path) -> None:

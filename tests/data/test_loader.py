@@ -12,8 +12,8 @@ def steps(order: PairOrder) -> list[list[int]]:
     return [order.step(number) for number in range(order.num_steps)]
 
 
-def order(num_pairs: int = 10, **changes) -> PairOrder:
-    return PairOrder(num_pairs, **({"batch_pairs": 4, "epochs": 3, "seed": 1} | changes))
+def order(num_pairs: int = 10, *, epochs: float = 3, seed: int = 1, shuffle: bool = True) -> PairOrder:
+    return PairOrder(num_pairs, batch_pairs=4, epochs=epochs, seed=seed, shuffle=shuffle)
 
 
 @pytest.mark.parametrize("case", range(40))

@@ -85,7 +85,7 @@ def test_something_must_be_left_to_train_on(tokenizer: Tokenizer, tmp_path: Path
 
 
 @pytest.mark.parametrize("fields", [{"held_out_pairs": -1}, {"max_length": 0}, {"max_length": -5}])
-def test_numbers_that_mean_nothing_are_refused(fields: dict[str, int]):
+def test_numbers_that_mean_nothing_are_refused(fields: dict[str, Any]):
     with pytest.raises(ValueError, match="greater than"):
         DataConfig(train=("a.jsonl",), **fields)
 
@@ -141,7 +141,7 @@ def test_skipping_counts_what_the_format_cannot_hold(
     (after,) = data.rows
     assert (after.kept, after.skipped, after.reasons) == (3, 1, {"the gemma format cannot hold it": 1})
     assert "odd: " in "\n".join(after.lines())
-    with pytest.raises(TemplateError, match="^odd: "):
+    with pytest.raises(TemplateError, match=r"^odd: "):
         prepare(tokenizers["gemma"], tmp_path / "pairs.jsonl", format="gemma")
     monkeypatch.setattr(module, "read_preferences", lambda paths, on_bad_row: ([bad], report))
     with pytest.raises((DataError, TemplateError), match="odd"):

@@ -24,7 +24,8 @@ def note(message: str) -> None:
 
 
 def material(folder: Path, **changes: dict[str, Any]) -> Material:
-    return open_material(load_recipe(Recipe, write_recipe(folder, **changes)), on_note=note)
+    path = write_recipe(folder, **changes)  # pyright: ignore[reportArgumentType]
+    return open_material(load_recipe(Recipe, path), on_note=note)
 
 
 def test_a_plan_counts_what_the_run_will_see(tmp_path: Path):

@@ -67,7 +67,7 @@ def test_what_cannot_work_is_one_line_that_names_it(recipe: Path, override: str,
 
 
 def test_the_paged_optimizer_is_refused_with_the_way_on(recipe: Path):
-    with pytest.raises(ConfigError, match='bitsandbytes.*"adamw" computes the same update'):
+    with pytest.raises(ConfigError, match=r'bitsandbytes.*"adamw" computes the same update'):
         load_recipe(Recipe, recipe, ["training.optimizer=paged_adamw_32bit"])
 
 

@@ -1,5 +1,7 @@
 """Learning-rate factors against transformers' own schedules."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import transformers
@@ -30,4 +32,4 @@ def test_factors_are_transformers(schedule, num_steps: int, warmup: float):
 def test_warm_up_starts_at_zero_and_ends_at_the_peak():
     factors = [learning_rate_factor(step, num_steps=20, warmup=0.2, schedule="cosine") for step in range(20)]
     assert factors[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert all(later < earlier for earlier, later in zip(factors[4:], factors[5:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(factors[4:]))

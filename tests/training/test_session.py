@@ -23,7 +23,7 @@ from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingE
 from hanlin.training.checkpoint import checkpoints
 from hanlin.training.metrics import read_metrics
 from hanlin.training.recipe import Recipe
-from hanlin.training.session import Session, load_training_model, open_material, pick_device, run_directory
+from hanlin.training.session import Session, load_training_model, open_material, run_directory
 from tiny_run import rows, write_model, write_recipe, write_rows
 
 STEP_METRICS = {
@@ -174,8 +174,8 @@ def join(process: Any) -> int:
 
 
 def wait_for(what: Callable[[], bool], process: Any) -> None:
-    while not what():
-        assert process.is_alive()
+    """Until it holds, or the process has ended."""
+    while not what() and process.is_alive():
         time.sleep(0.002)
 
 
@@ -192,7 +192,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a longer run, as one process did it from beginning to end."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     recipe = write_recipe(folder, training={"steps": 24, "save_every": 1, "evaluate_every": 5, "weight_decay": 0.01})
-    assert join(start(recipe, resume=False)) == 0
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")  # the server starts here, and OpenMP's threads do not survive a fork
+        assert join(start(recipe, resume=False)) == 0
     return folder
 
 
@@ -225,7 +227,7 @@ def test_killed_at_random_moments_and_resumed_is_uninterrupted(uninterrupted: Pa
     assert_same_run(run, uninterrupted / "run")
 
 
-@pytest.mark.parametrize("file", ["weights.safetensors", "moments.safetensors", "progress.json", "model.safetensors"])
+@pytest.mark.parametrize("file", ["weights.safetensors", "moments.safetensors", "model.safetensors"])
 def test_killed_while_a_file_is_written(uninterrupted: Path, place: Path, file: str):
     recipe, run = another(uninterrupted, place)
     process = start(recipe, resume=False)
@@ -248,7 +250,7 @@ def test_killed_while_finishing(uninterrupted: Path, place: Path):
     recipe, run = another(uninterrupted, place)
     for sign in ("metrics.png", "tokenizer.json", "config.json"):
         process = start(recipe, resume=True)
-        wait_for(lambda sign=sign: (run / sign).exists() or not process.is_alive(), process)
+        wait_for((run / sign).exists, process)
         process.kill()
         join(process)
         if (run / "config.json").exists():
@@ -443,11 +445,9 @@ def test_a_directory_that_cannot_be_written_is_found_before_the_weights_are_read
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path):
-    recipe = load_recipe(Recipe, write_recipe(tmp_path))
     for device in ("abacus", "cuda:99"):
-        config = recipe.training.model_copy(update={"device": device})
         with pytest.raises(ConfigError, match=f'device "{device}" cannot be used'):
-            pick_device(config)
+            hanlin.train(write_recipe(tmp_path, training={"device": device}))
 
 
 def test_a_template_that_disagrees_needs_a_decision(tmp_path: Path):

@@ -13,7 +13,6 @@ from hanlin.serving.presets import PRESETS, named_preset
 from hanlin.text.chat import FORMATS, named_format
 
 if TYPE_CHECKING:
-    import torch
 
     from hanlin.generation.assistant import Assistant
     from hanlin.generation.sampling import Sampling
@@ -104,24 +103,9 @@ def open_assistant(name: str, *, dtype: str, device: str, format: str | None, da
     with downloading() as on_progress:
         path = locate(name, on_progress=on_progress)
     with err.status("正在载入 loading …") if err.is_terminal else nullcontext():
-        model, tokenizer = load(path, dtype=dtype, device=pick_device(device))
+        model, tokenizer = load(path, dtype=dtype, device=device)
         made = assistant(model, tokenizer, format=format, date=date)
     note(f"{path.name} · {made.format.name} · {str(model.dtype).removeprefix('torch.')} · {model.device}")
     if (found := audit(made.format, tokenizer, date=date)).differences:
         note(f"{found.notice}; hanlin inspect {name} 可查看差异 shows them")
     return made
-
-
-def pick_device(name: str) -> "torch.device":
-    """The device of that name, or CUDA where there is one. Raises ConfigError for one that cannot be used."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"--device {name!r} cannot be used ({reason}); use auto or cpu") from None
-    return device

@@ -124,7 +124,7 @@ def _measure(
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=0)
     with downloading() as on_progress:
         path = locate(name, on_progress=on_progress)
-    model, tokenizer = load(path, dtype=dtype, device=_device(device))
+    model, tokenizer = load(path, dtype=dtype, device=device)
     answers = assistant(model, tokenizer)
     if suite == "language":
         with counting(f"answering 作答 {name}") as on_progress:
@@ -139,12 +139,6 @@ def _counted(items: "Sequence[T]", on_progress: "Callable[[int, int], None]") ->
     for number, item in enumerate(items):
         on_progress(number, len(items))
         yield item
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _write(path: Path | None, rows: "Sequence[Row]", measured: dict[str, Measured]) -> None:

@@ -23,6 +23,7 @@ FAULTS = {
     "false_identity": "冒充身份",
     "rambling": "离题啰嗦",
     "ignored_instruction": "不听要求",
+    "false_premise": "误信前提",
 }
 
 

@@ -78,6 +78,19 @@ def load_model(
     return model.eval()
 
 
+def pick_device(name: torch.device | str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one. Raises ConfigError for one that cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'device "{name}" cannot be used ({reason}); use "auto" or "cpu"') from None
+    return device
+
+
 def parse_dtype(name: torch.dtype | str) -> torch.dtype:
     """The torch dtype of a name in `DTYPES`."""
     dtype = DTYPES.get(name) if isinstance(name, str) else name

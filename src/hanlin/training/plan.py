@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from hanlin.models.config import ModelConfig
-from hanlin.models.weights import count_parameters, open_checkpoint
+from hanlin.models.weights import count_parameters, open_checkpoint, pick_device
 from hanlin.text.encode import check_vocabulary
-from hanlin.training.session import Material, pick_device
+from hanlin.training.session import Material
 
 # Share of the machine's own matmul rate that a whole step reaches: measured 0.40 to 0.55 on 2 CPU cores
 # (docs/journal.md); the GPU's is a guess.
@@ -70,7 +70,7 @@ def make_plan(material: Material) -> Plan:
     training, section = material.recipe.training, material.recipe.model
     config = open_checkpoint(material.source).config
     check_vocabulary(material.tokenizer, config.vocab_size)
-    device = pick_device(training)
+    device = pick_device(training.device)
     pairs = material.data.train
     order, num_steps = material.order, material.num_steps
     chosen = [pairs[index] for step in range(num_steps) for index in order.step(step)]

@@ -17,7 +17,7 @@ from hanlin.data.prepare import PreparedData, prepare_data
 from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingError
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import load_model, parse_device, save_model, write_generation_config
+from hanlin.models.weights import load_model, pick_device, save_model, write_generation_config
 from hanlin.objectives.scores import PairScore
 from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
@@ -28,7 +28,7 @@ from hanlin.training.card import model_card
 from hanlin.training.checkpoint import Progress, checkpoints, failure_reason, restore_checkpoint, save_checkpoint
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
 from hanlin.training.metrics import Diary, MetricsLog, plot_metrics
-from hanlin.training.recipe import ChatSection, Recipe, TrainingConfig
+from hanlin.training.recipe import ChatSection, Recipe
 
 RECIPE = "recipe.toml"
 # What may change between a run and its resumption without changing its numbers.
@@ -200,18 +200,11 @@ class Session:
 
 def load_training_model(material: Material, *, on_note: Callable[[str], None]) -> Transformer:
     """Weights in the recipe's dtype on its device; matmuls in the recipe's compute dtype."""
-    section, device = material.recipe.model, pick_device(material.recipe.training)
+    section, device = material.recipe.model, pick_device(material.recipe.training.device)
     model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
     check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
     return model
-
-
-def pick_device(config: TrainingConfig) -> torch.device:
-    """The recipe's device, or CUDA where there is one."""
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return parse_device(config.device)
 
 
 def run_directory(recipe: Recipe, recipe_path: Path) -> Path:
