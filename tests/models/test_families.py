@@ -42,7 +42,7 @@ def test_fields_left_out_mean_what_transformers_means(model_type: str) -> None:
     assert config_from_hf({"model_type": model_type}) == config_from_hf(full)
 
 
-# Shapes and counts: reference/models.md 1.1 and 1.2; the counts of Gemma 1 and Llama 3 are the published ones.
+# Shapes are those of the published configs; the counts of Gemma 1 and Llama 3 are the published ones.
 GEMMA_27B = {"head_dim": 128, "num_key_value_heads": 16}
 COUNTS = {
     "gemma-2b": ({"model_type": "gemma"}, (2048, 18, 8, 1, 16384), {}, 2_506_172_416),

@@ -1,7 +1,7 @@
 """Twenty steps of ours beside twenty of TRL's own ORPOTrainer, and beside LLaMA-Factory's formula written out.
 
 Same model directory, same pairs, same order, fp32, AdamW and clipping. TRL is fed rendered strings that end in the
-tokenizer's EOS, so that it adds nothing, and nothing is long enough to be cut: its truncation is wrong (orpo.md §1.4).
+tokenizer's EOS, so that it adds nothing, and nothing is long enough to be cut: its truncation is wrong (trl #6588).
 """
 
 import os
@@ -176,7 +176,7 @@ def test_twenty_steps_follow_trls_trainer(folder: Path, tmp_path: Path, schedule
 
 @pytest.mark.parametrize("schedule", ["cosine"])
 def test_twenty_steps_follow_llama_factorys_formula(folder: Path, tmp_path: Path, schedule: str):
-    """orpo.md §1.2: loss = mean over pairs of ( -c + beta * -logsigmoid(log_odds) ), c over the answer alone."""
+    """LLaMA-Factory, train/dpo/trainer.py: loss = mean over pairs of ( -c + beta * -logsigmoid(log_odds) ), c over the answer alone."""
     records, pairs = ours(folder, tmp_path / "run", preset="llamafactory", schedule=schedule)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder / "model", attn_implementation="eager", dtype=torch.float32

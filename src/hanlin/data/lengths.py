@@ -2,7 +2,7 @@
 
 The limit holds for each row of a pair, prompt and longer answer: P + max(C, R) tokens. An answer is never cut, so it
 never loses its stop token (LLaMA-Factory cuts it off, and its models then do not stop; TRL's ORPO cuts both answers to
-a wrong length: orpo.md §1.4). What `truncate_prompt` cuts is chosen as a reader would: first whole exchanges, oldest
+a wrong length: trl #6588). What `truncate_prompt` cuts is chosen as a reader would: first whole exchanges, oldest
 first, behind the system text; then, if the last question alone is too long, the middle of that question, because
 instructions stand at either end of it. Both answers keep the same prompt. Surprising: where a family has no system
 role (Gemma), the system text is part of the first user turn and goes with it.

@@ -1,8 +1,8 @@
 """The small parts of the decoder: linear maps, norms, rotary positions and the gated feed-forward.
 
 Weights may be fp32 masters while matmuls run in bf16: every map casts its weight to the dtype of what it is given, so
-the *activations* decide. Norms and rotations compute in fp32 always (see `reference` pitfalls: bf16 `1 + w` and bf16
-positions are wrong by whole units).
+the *activations* decide. Norms and rotations compute in fp32 always: in bf16, `1 + w` and positions
+above 256 are off by whole steps.
 """
 
 import math
