@@ -21,7 +21,7 @@ from hanlin.generation.assistant import Assistant
 from hanlin.generation.sampling import Sampling
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import load_model, pick_device
+from hanlin.models.weights import load_model
 from hanlin.text.audit import choose_format
 from hanlin.text.chat import named_format
 from hanlin.text.encode import check_vocabulary
@@ -53,12 +53,13 @@ def load(
     """Open a model directory, a run directory, a GGUF file, a known small model ("gemma-3-270m", "smollm2") or a hub
     id.
 
-    `device` "auto" is CUDA where there is one. `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto" (as stored; bfloat16 for quantized GGUF).
-    Raises CheckpointError or FetchError with the next step when the model cannot be opened.
+    `device` "auto" is CUDA where there is one. `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto"
+    (as stored; bfloat16 for quantized GGUF). Raises CheckpointError or FetchError with the next step when the model
+    cannot be opened.
     """
     path = locate(name)
     tokenizer = Tokenizer.open(path)
-    model = load_model(path, dtype=dtype, device=pick_device(device))
+    model = load_model(path, dtype=dtype, device=device)
     check_vocabulary(tokenizer, model.config.vocab_size)
     return model, tokenizer
 

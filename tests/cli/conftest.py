@@ -35,6 +35,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             status = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
         finally:
             logging.getLogger().handlers[:] = handlers
-        return Answer(status, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Answer(status, said.out, said.err)
 
     return run

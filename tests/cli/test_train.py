@@ -36,7 +36,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(command, tmp_path:
         "format 对话格式: smollm2",
         "14 pairs: 14 kept, 0 dropped (max_length = 8192)",
         "6 steps, 2.18 epochs, ",
-        "about 0 s on cpu",
+        " s on cpu: ",
         "about 0.0 GB: weights",
     ):
         assert said in answer.out

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from tiny import CONFIGS, VOCAB, random_pairs, tiny_model
 from torch.nn import functional as F
 
 from hanlin.data.pack import count_pairs, pack_pairs, split_by_budget
@@ -15,6 +14,7 @@ from hanlin.objectives import likelihood
 from hanlin.objectives.likelihood import token_logprobs
 from hanlin.objectives.orpo import OrpoConfig, log1mexp, log_odds, orpo
 from hanlin.types import Counts, EncodedPair
+from tiny import CONFIGS, VOCAB, random_pairs, tiny_model
 
 PRESETS = ("llamafactory", "trl")
 

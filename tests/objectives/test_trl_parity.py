@@ -176,7 +176,9 @@ def test_twenty_steps_follow_trls_trainer(folder: Path, tmp_path: Path, schedule
 
 @pytest.mark.parametrize("schedule", ["cosine"])
 def test_twenty_steps_follow_llama_factorys_formula(folder: Path, tmp_path: Path, schedule: str):
-    """LLaMA-Factory, train/dpo/trainer.py: loss = mean over pairs of ( -c + beta * -logsigmoid(log_odds) ), c over the answer alone."""
+    """LLaMA-Factory, train/dpo/trainer.py: loss = mean over pairs of ( -c + beta * -logsigmoid(log_odds) ), c over the
+    answer alone.
+    """
     records, pairs = ours(folder, tmp_path / "run", preset="llamafactory", schedule=schedule)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder / "model", attn_implementation="eager", dtype=torch.float32

@@ -13,7 +13,6 @@ from hanlin.serving.presets import PRESETS, named_preset
 from hanlin.text.chat import FORMATS, named_format
 
 if TYPE_CHECKING:
-
     from hanlin.generation.assistant import Assistant
     from hanlin.generation.sampling import Sampling
 

@@ -81,8 +81,8 @@ class Transformer(nn.Module):
     """A decoder with its head. Parameters are uninitialised: `weights.load_model` or `initialize` fills them.
 
     `scratch` is lent by a training loop, which owns the gradients then: the head reuses its buffers and adds its weight
-    gradient to `.grad` in place. `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16 over fp32 master weights in
-    mixed-precision training.
+    gradient to `.grad` in place. `compute_dtype` is what matmuls run in: the weights' own dtype after loading; bf16
+    over fp32 master weights in mixed-precision training.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -71,7 +71,7 @@ def load_model(
     for note in checkpoint.notes:
         on_note(note)
     wanted = _compute_dtype(checkpoint, dtype, on_note)
-    model = _empty(checkpoint.config).to(wanted).to_empty(device=parse_device(device))
+    model = _empty(checkpoint.config).to(wanted).to_empty(device=pick_device(device))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             checkpoint.tensors[name].copy_to(parameter.data)
@@ -98,17 +98,6 @@ def parse_dtype(name: torch.dtype | str) -> torch.dtype:
         raise CheckpointError(f"dtype {name!r} is unknown; use one of {', '.join(DTYPES)}")
     assert dtype is not None
     return dtype
-
-
-def parse_device(name: torch.device | str) -> torch.device:
-    """The torch device of a name, found to be there: ConfigError for others."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f'device "{name}" cannot be used ({reason}); use "auto" or "cpu"') from None
-    return device
 
 
 def _compute_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str, on_note: Callable[[str], None]) -> torch.dtype:
