@@ -230,9 +230,15 @@ def _show(rows: "Sequence[Row]", before: Measured, after: Measured) -> None:
     for category in SIDE_BY_SIDE:
         for old, new in zip(before.replies, after.replies, strict=True):
             if old.prompt.category == category and len(old.prompt.messages) == 1:
-                replies.add_row(old.prompt.messages[-1].content, old.text.strip()[:400], new.text.strip()[:400])
+                replies.add_row(old.prompt.messages[-1].content, _excerpt(old.text), _excerpt(new.text))
                 break
     out.print(replies, markup=False)
+
+
+def _excerpt(text: str, *, lines: int = 8, characters: int = 240) -> str:
+    """The beginning of a reply, enough to see what it is like; results.json has all of it."""
+    shown = "\n".join([line for line in text.strip().splitlines() if line.strip()][:lines])[:characters]
+    return shown if len(shown) >= len(text.strip()) else f"{shown} …"
 
 
 def _free_directory(wanted: Path) -> Path:
