@@ -147,6 +147,17 @@ def test_fused_head_in_bf16_is_as_close_to_fp32_as_the_plain_one(keep_bytes, mon
     assert mine <= 1.1 * theirs
 
 
+def test_bf16_logits_are_kept_for_the_backward_pass_and_fp32_ones_are_not():
+    """Both paths give the same numbers, so only the graph itself tells which one ran."""
+    model = tiny_model("llama")
+    for dtype, kept in ((torch.bfloat16, True), (torch.float32, False)):
+        hidden = torch.randn(5, 24, dtype=dtype, requires_grad=True)
+        logp = token_logprobs(model, hidden, torch.arange(5), torch.arange(5))
+        assert (logp.grad_fn.kept_UV is not None) is kept
+        with torch.no_grad():
+            assert token_logprobs(model, hidden, torch.arange(5), torch.arange(5)).grad_fn is None
+
+
 def test_weight_zero_is_the_likelihood_alone():
     model, pairs = tiny_model("llama"), random_pairs(3)
     loss = orpo(model, pack_pairs(pairs), count_pairs(pairs), config=OrpoConfig(weight=0.0))

@@ -28,8 +28,16 @@ def token_logprobs(model: Transformer, hidden_TD: Tensor, predictor_N: Tensor, t
     `model.head(hidden)[predictor].log_softmax(-1)[target]`, which the tests check with logits well beyond the cap.
     """
     row_U, row_of_N = torch.unique(predictor_N, return_inverse=True)
+    # Inside an autograd function gradients always look disabled, so whether there will be a backward pass is said here.
+    keep = hidden_TD.dtype == torch.bfloat16 and torch.is_grad_enabled()
     logp_N: Tensor = _HeadLogprobs.apply(  # pyright: ignore[reportAssignmentType]
-        hidden_TD.index_select(0, row_U), model.head_weight, row_of_N, target_N, model.config.logit_cap, model.scratch
+        hidden_TD.index_select(0, row_U),
+        model.head_weight,
+        row_of_N,
+        target_N,
+        model.config.logit_cap,
+        model.scratch,
+        keep and len(row_U) * model.config.vocab_size * 2 <= KEEP_BYTES,
     )
     return logp_N
 
@@ -52,45 +60,46 @@ class _HeadLogprobs(torch.autograd.Function):
         target_N: Tensor,
         cap: float | None,
         scratch: Scratch | None,
+        keep: bool,
     ) -> Tensor:
         room = scratch or Scratch()
         compute_VD = _in_dtype(weight_VD, hidden_UD.dtype, room)
-        rows, vocab = len(hidden_UD), len(weight_VD)
-        keep = hidden_UD.dtype == torch.bfloat16 and rows * vocab * 2 <= KEEP_BYTES and torch.is_grad_enabled()
-        keep = keep and any(ctx.needs_input_grad)
+        rows = len(hidden_UD)
         lse_U = hidden_UD.new_empty(rows, dtype=torch.float32)
         picked_N = hidden_UD.new_empty(len(row_N), dtype=torch.float32)
         kept_UV = None
         for start in range(0, rows, rows if keep else MATMUL_ROWS):
             stop = rows if keep else min(rows, start + MATMUL_ROWS)
-            logits_RV = room.take("logits", stop - start, vocab, dtype=hidden_UD.dtype, device=hidden_UD.device)
-            torch.mm(hidden_UD[start:stop], compute_VD.T, out=logits_RV)
+            logits_RV = _logits(hidden_UD[start:stop], compute_VD, room)
             kept_UV = logits_RV if keep else None
             _reduce(logits_RV, cap, lse_U[start:stop])
             here = (row_N >= start) & (row_N < stop)
             picked = logits_RV[row_N[here] - start, target_N[here]].float()
             picked_N[here] = soft_cap(picked, cap)
+            del logits_RV  # the next chunk takes the same buffer
         ctx.save_for_backward(hidden_UD, weight_VD, row_N, target_N, lse_U)
-        ctx.cap, ctx.kept_UV, ctx.compute_VD, ctx.in_place = cap, kept_UV, compute_VD, scratch is not None
+        ctx.cap, ctx.kept_UV, ctx.compute_VD, ctx.scratch = cap, kept_UV, compute_VD, scratch
         return picked_N - lse_U[row_N]
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         hidden_UD, weight_VD, row_N, target_N, lse_U = ctx.saved_tensors
-        compute_VD, kept_UV = ctx.compute_VD, ctx.kept_UV
+        compute_VD, kept_UV, room = ctx.compute_VD, ctx.kept_UV, ctx.scratch or Scratch()
         if compute_VD is None:  # a second backward through the same graph: what the first one used up is made anew
-            compute_VD = _in_dtype(weight_VD, hidden_UD.dtype, Scratch())
+            compute_VD = _in_dtype(weight_VD, hidden_UD.dtype, room)
         ctx.compute_VD = ctx.kept_UV = None
         rows = len(hidden_UD)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_UD = torch.empty_like(hidden_UD) if needs_hidden else None
         # The owner of the steps also owns the gradients: the head adds to them, instead of making a second matrix.
-        in_place = ctx.in_place and weight_VD.grad is not None
+        in_place = ctx.scratch is not None and weight_VD.grad is not None
         grad_weight_VD: Tensor | None = weight_VD.grad if in_place else None
         total_U = torch.zeros_like(lse_U).index_add_(0, row_N, grad_N)
         for start in range(0, rows, rows if kept_UV is not None else MATMUL_ROWS):
             stop = rows if kept_UV is not None else min(rows, start + MATMUL_ROWS)
-            logits_RV = kept_UV if kept_UV is not None else hidden_UD[start:stop] @ compute_VD.T
+            logits_RV = kept_UV
+            if logits_RV is None:
+                logits_RV = _logits(hidden_UD[start:stop], compute_VD, room)
             here = (row_N >= start) & (row_N < stop)
             local_M, target_M, grad_M = row_N[here] - start, target_N[here], grad_N[here]
             _to_gradient(logits_RV, ctx.cap, lse_U[start:stop], total_U[start:stop], (local_M, target_M, grad_M))
@@ -102,7 +111,8 @@ class _HeadLogprobs(torch.autograd.Function):
                 for slab in range(0, len(weight_VD), SLAB_WORDS):
                     part_WD = logits_RV[:, slab : slab + SLAB_WORDS].T @ hidden_UD[start:stop]
                     grad_weight_VD[slab : slab + SLAB_WORDS] += part_WD
-        return grad_hidden_UD, None if in_place else grad_weight_VD, None, None, None, None
+            del logits_RV
+        return grad_hidden_UD, None if in_place else grad_weight_VD, None, None, None, None, None
 
 
 def _in_dtype(weight_VD: Tensor, dtype: torch.dtype, room: Scratch) -> Tensor:
@@ -110,6 +120,11 @@ def _in_dtype(weight_VD: Tensor, dtype: torch.dtype, room: Scratch) -> Tensor:
         return weight_VD.detach()
     copy_VD = room.take("head weight", *weight_VD.shape, dtype=dtype, device=weight_VD.device)
     return copy_VD.copy_(weight_VD)
+
+
+def _logits(hidden_RD: Tensor, compute_VD: Tensor, room: Scratch) -> Tensor:
+    logits_RV = room.take("logits", len(hidden_RD), len(compute_VD), dtype=hidden_RD.dtype, device=hidden_RD.device)
+    return torch.mm(hidden_RD, compute_VD.T, out=logits_RV)
 
 
 def _pieces(logits_RV: Tensor) -> tuple[range, Tensor]:
