@@ -12,7 +12,7 @@ from hanlin.models.config import ModelConfig
 from hanlin.models.weights import load_model, parse_dtype
 from hanlin.objectives.orpo import OrpoConfig
 from hanlin.objectives.scores import PairScore
-from hanlin.training.allocator import keep_freed_memory
+from hanlin.training.allocator import settle_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.loop import Job, make_optimizer, run
 from hanlin.training.recipe import TrainingConfig
@@ -38,7 +38,7 @@ class Watch:
 
 
 def step_flops(config: ModelConfig, pairs: Sequence[EncodedPair]) -> float:
-    """Operations that these pairs need, the prompt computed once and scored by the NLL: performance.md §6 (shared)."""
+    """Operations that these pairs need, the prompt computed once and scored by the NLL."""
     q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     block = 2 * config.width * (q_width + kv_width) + 3 * config.width * config.ffn_width
     forward = 0.0
@@ -52,7 +52,7 @@ def step_flops(config: ModelConfig, pairs: Sequence[EncodedPair]) -> float:
 
 def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train on the pairs as `hanlin train` does (same loop, same allocator settings), without checkpoints."""
-    keep_freed_memory()
+    settle_memory()
     rows = json.loads(Path(settings["pairs"]).read_text(encoding="utf-8"))
     pairs = [EncodedPair(tuple(row["prompt"]), tuple(row["chosen"]), tuple(row["rejected"]), row["id"]) for row in rows]
     model = load_model(Path(settings["model"]), dtype="float32", device="cpu")

@@ -119,14 +119,14 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path: Path):
     while len(read_metrics(folder / "run")) < 3 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     (saved,) = checkpoints(folder / "run")
     assert f"stopped after step {int(saved.name.removeprefix('step-'))}; a checkpoint is saved" in out
     program, *arguments = shlex.split(out.strip().splitlines()[-1])
     assert program == "hanlin"
-    resumed = subprocess.run([*hanlin, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    resumed = subprocess.run([*hanlin, *arguments], env=environment, capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
     steps = [record["step"] for record in read_metrics(folder / "run") if "loss" in record]
     assert steps == list(range(1, 41))

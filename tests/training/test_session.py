@@ -168,7 +168,7 @@ def start(recipe: Path, *, resume: bool) -> Any:
 
 
 def join(process: Any) -> int:
-    process.join(60)
+    process.join(300)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 

@@ -137,6 +137,28 @@ class FeedForward(nn.Module):
         self.activation = config.activation
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF = self.gate(x_TD)
-        active_TF = F.silu(gate_TF) if self.activation == "silu" else F.gelu(gate_TF, approximate="tanh")
-        return self.down(active_TF * self.up(x_TD))
+        gated_TF: Tensor = _Gate.apply(self.gate(x_TD), self.up(x_TD), self.activation)  # pyright: ignore
+        return self.down(gated_TF)
+
+
+class _Gate(torch.autograd.Function):
+    """`act(gate) * up`, keeping the two inputs; autograd would keep `act(gate)` as well."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_TF: Tensor, up_TF: Tensor, activation: str) -> Tensor:
+        ctx.save_for_backward(gate_TF, up_TF)
+        ctx.activation = activation
+        return _activate(gate_TF, activation).mul_(up_TF)
+
+    @staticmethod
+    def backward(ctx: Any, grad_TF: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore
+        gate_TF, up_TF = ctx.saved_tensors
+        grad_up_TF = _activate(gate_TF, ctx.activation).mul_(grad_TF)
+        inner_TF = grad_TF * up_TF
+        if ctx.activation == "silu":
+            return torch.ops.aten.silu_backward(inner_TF, gate_TF), grad_up_TF, None
+        return torch.ops.aten.gelu_backward(inner_TF, gate_TF, approximate="tanh"), grad_up_TF, None
+
+
+def _activate(gate_TF: Tensor, activation: str) -> Tensor:
+    return F.silu(gate_TF) if activation == "silu" else F.gelu(gate_TF, approximate="tanh")

@@ -23,7 +23,7 @@ from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
 from hanlin.text.encode import check_vocabulary, stop_ids
 from hanlin.text.tokenizer import Tokenizer
-from hanlin.training.allocator import keep_freed_memory
+from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
 from hanlin.training.checkpoint import Progress, checkpoints, failure_reason, restore_checkpoint, save_checkpoint
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
@@ -111,7 +111,7 @@ class Session:
             _same_recipe(directory / RECIPE, recipe)
         _refuse_overwriting(directory, [] if resume else found)
         _create(directory)
-        keep_freed_memory()
+        settle_memory()
         self.model = load_training_model(material, on_note=on_note)
         self.optimizer = make_optimizer(self.model, recipe.training)
         self.progress = Progress(
