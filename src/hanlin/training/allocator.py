@@ -1,9 +1,10 @@
 """How a training process uses memory on the CPU, settled once before its first matrix product.
 
-Two defaults suit training badly. glibc gives freed blocks back and maps them anew, and each 4 KB page faults once: freed
-blocks up to 32 MB are kept here and used again (larger ones too would fragment the heap when streams change their
-length, 10.2 GB instead of 7.1: those few have a `Scratch`). And oneDNN keeps a kernel for each of the last 1,024 shapes,
-about 1 MB each, while packed streams bring new shapes every step: 64 are enough for one stream. Numbers: docs/journal.md.
+Two defaults suit training badly. glibc gives freed blocks back and maps them anew, and each 4 KB page faults once:
+freed blocks up to 32 MB are kept here and used again (larger ones too would fragment the heap when streams change their
+length, 10.2 GB instead of 7.1: those few have a `Scratch`). And oneDNN keeps a kernel for each of the last 1,024
+shapes, about 1 MB each, while packed streams bring new shapes every step: 64 are enough for one stream. Numbers:
+docs/journal.md.
 """
 
 import ctypes
