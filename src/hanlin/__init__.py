@@ -4,7 +4,10 @@
 instant.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hanlin.api import load, stream, train
 
 __version__ = "0.1.0"
 __all__ = ["load", "stream", "train"]

@@ -26,7 +26,7 @@ from hanlin.text.audit import choose_format
 from hanlin.text.chat import named_format
 from hanlin.text.encode import check_vocabulary
 from hanlin.text.tokenizer import Tokenizer
-from hanlin.training.checkpoint import checkpoints
+from hanlin.training.checkpoint import model_in
 from hanlin.training.loop import Observer
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, is_finished, open_material, run_directory
@@ -41,10 +41,10 @@ _assistants: "WeakKeyDictionary[Transformer, tuple[int, Assistant]]" = WeakKeyDi
 def locate(name: str | Path, *, on_progress: Callable[[str, int, int], None] | None = None) -> Path:
     """The path of a model by any name that we take; for a run that did not finish, its newest checkpoint."""
     path = resolve(str(name)) if on_progress is None else resolve(str(name), on_progress=on_progress)
-    if path.is_dir() and not (path / "config.json").exists() and (found := checkpoints(path)):
-        _log.warning("%s is not finished: using its newest checkpoint %s", path, found[-1].name)
-        return found[-1]
-    return path
+    found = model_in(path)
+    if found != path:
+        _log.warning("%s is not finished: using its newest checkpoint %s", path, found.name)
+    return found
 
 
 def load(

@@ -92,14 +92,14 @@ class Measured:
             return language_rows(self.replies, after.replies if after else None)
         return pair_rows(self.pairs, self.scores, after.scores if after else None)
 
-    def to_dict(self) -> dict[str, object]:
+    def items(self) -> list[dict[str, object]]:
         """The items, for a reader who wants to check."""
         if self.replies:
-            return {reply.prompt.id: {"text": reply.text, "ended": reply.ended} for reply in self.replies}
-        return {
-            pair.id: {"chosen": score.chosen, "rejected": score.rejected, "log_odds": score.log_odds}
+            return [{"id": reply.prompt.id, "text": reply.text, "ended": reply.ended} for reply in self.replies]
+        return [
+            {"id": pair.id, "chosen": score.chosen, "rejected": score.rejected, "log_odds": score.log_odds}
             for pair, score in zip(self.pairs, self.scores, strict=True)
-        }
+        ]
 
 
 def _measure(
@@ -146,7 +146,7 @@ def _write(path: Path | None, rows: "Sequence[Row]", measured: dict[str, Measure
         return
     from hanlin.evaluation.report import to_dict
 
-    items = {name: of.to_dict() for name, of in measured.items()}
+    items = {name: of.items() for name, of in measured.items()}
     try:
         path.write_text(
             json.dumps({"metrics": to_dict(list(rows)), "items": items}, ensure_ascii=False, indent=2) + "\n",

@@ -13,7 +13,7 @@ from hanlin.errors import ConfigError
 if TYPE_CHECKING:
     from hanlin.objectives.scores import PairScore
     from hanlin.training.checkpoint import Progress
-    from hanlin.training.session import Material
+    from hanlin.training.session import Material, Session
 
 
 def train(
@@ -61,7 +61,12 @@ def train(
     if resume and is_finished(directory, resolved):
         note(f"{directory} is finished: nothing is left to train")
         return
-    session = Session(material, directory, resume=resume, on_note=note)
+    run(Session(material, directory, resume=resume, on_note=note))
+
+
+def run(session: "Session") -> None:
+    """Train to the end, or say how to go on."""
+    directory = session.directory
     with TrainingDisplay() as display:
         finished = session.train(display)
     if not finished:

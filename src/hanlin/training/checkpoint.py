@@ -49,6 +49,12 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(whole, key=lambda path: (len(path.name), path.name))
 
 
+def model_in(path: Path) -> Path:
+    """The model to open for a path: itself, or the newest checkpoint of a run that is not finished."""
+    found = checkpoints(path) if path.is_dir() and not (path / "config.json").exists() else []
+    return found[-1] if found else path
+
+
 def save_checkpoint(
     run: Path,
     progress: Progress,

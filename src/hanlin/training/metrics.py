@@ -50,7 +50,9 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _round(value: Any) -> Any:
-    return float(f"{value:.7g}") if isinstance(value, float) and math.isfinite(value) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None  # JSON has no nan
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ def plot_metrics(run: Path) -> Path:
 
 
 def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    present = [record for record in records if key in record]
+    present = [record for record in records if record.get(key) is not None]
     return [record["step"] for record in present], [record[key] for record in present]
 
 

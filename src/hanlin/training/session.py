@@ -25,7 +25,14 @@ from hanlin.text.encode import check_vocabulary, stop_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
-from hanlin.training.checkpoint import Progress, checkpoints, failure_reason, restore_checkpoint, save_checkpoint
+from hanlin.training.checkpoint import (
+    Progress,
+    checkpoints,
+    failure_reason,
+    model_in,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, make_optimizer, run
 from hanlin.training.metrics import Diary, MetricsLog, plot_metrics
 from hanlin.training.recipe import ChatSection, Recipe
@@ -65,7 +72,7 @@ class Material:
 
 def open_material(recipe: Recipe, *, on_note: Callable[[str], None] = _log.warning) -> Material:
     """Resolve the model, open its tokenizer, settle the chat format and prepare the data."""
-    source = resolve(recipe.model.path)
+    source = model_in(resolve(recipe.model.path))
     tokenizer = Tokenizer.open(source)
     format = settle_format(tokenizer, recipe.chat, on_note=on_note)
     data = prepare_data(recipe.data, format, tokenizer, system=recipe.chat.system)
