@@ -68,7 +68,7 @@ def test_a_conversation_from_a_pipe(model, tmp_path):
         (["--format", "alpaca"], ConfigError, "llama3.1"),
         (["--temperature", "-1"], ConfigError, "temperature is -1"),
         (["--dtype", "int8"], CheckpointError, "bfloat16"),
-        (["--device", "abacus"], ConfigError, "use auto or cpu"),
+        (["--device", "abacus"], ConfigError, 'use "auto" or "cpu"'),
         (["--format", "llama3"], HanlinError, "<|begin_of_text|>"),
         (["--prompt", " "], ConfigError, "--prompt is empty"),
         (["--preset", "raw", "--system", "x"], ConfigError, "no system text"),
