@@ -109,8 +109,8 @@ class _HeadLogprobs(torch.autograd.Function):
                 if grad_weight_VD is None:
                     grad_weight_VD = torch.zeros_like(weight_VD)
                 for slab in range(0, len(weight_VD), SLAB_WORDS):
-                    part_WD = logits_RV[:, slab : slab + SLAB_WORDS].T @ hidden_UD[start:stop]
-                    grad_weight_VD[slab : slab + SLAB_WORDS] += part_WD
+                    part_VD = logits_RV[:, slab : slab + SLAB_WORDS].T @ hidden_UD[start:stop]
+                    grad_weight_VD[slab : slab + SLAB_WORDS] += part_VD
             del logits_RV
         return grad_hidden_UD, None if in_place else grad_weight_VD, None, None, None, None, None
 
