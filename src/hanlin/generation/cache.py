@@ -9,6 +9,7 @@ Rows of a batch differ in length, and a product of matrices reads as much for ea
 slots that are about as long form a `Group`, which reads what its own longest needs.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +41,19 @@ class Group:
     start: int
     stop: int
     length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the R = rows x Q query heads of a group read in the layers of one window, for kernels that follow lists.
+
+    `scores`: a CSR matrix [R, all entries of the layer], whose values are the R x C scores and change from layer to
+    layer; `entries` its columns; `starts` where each head's list begins.
+    """
+
+    scores: Tensor
+    entries: Tensor
+    starts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,7 @@ class KeyValueCache:
         self._base: dict[int | None, Tensor] = {}
         self._groups: tuple[Group, ...] = ()
         self._views: dict[Group, list[tuple[Tensor, Tensor]]] = {}
+        self._listings: dict[tuple[Group, int | None], Listing] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -176,6 +191,36 @@ class KeyValueCache:
             self._views[group] = views
         return self._views[group]
 
+    def listing(self, group: Group, window: int | None) -> Listing:
+        """The entries that a group reads in the layers of a window, as lists."""
+        key = group, window
+        if key not in self._listings:
+            self._listings[key] = self._listed(group, window)
+        return self._listings[key]
+
+    def _listed(self, group: Group, window: int | None) -> Listing:
+        num_read, per_head = (
+            min(group.length, self.capacity(window)),
+            self._config.num_heads // self._config.num_kv_heads,
+        )
+        first_XG1 = self._base[window][group.start : group.stop].reshape(-1, 1, 1).expand(-1, per_head, -1)
+        entries = (first_XG1 + torch.arange(num_read, device=self.device)).flatten()
+        starts = torch.arange(0, len(entries) + 1, num_read, device=self.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that torch's CSR matrices are young
+            scores = torch.sparse_csr_tensor(
+                starts,
+                entries,
+                torch.zeros(len(entries), device=self.device),
+                size=(len(starts) - 1, self.num_slots * self._config.num_kv_heads * self.capacity(window)),
+                check_invariants=False,
+            )
+        return Listing(scores, entries, starts[:-1])
+
+    def flat(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer as rows [slots x K x entries, H], which a `Listing` numbers."""
+        return self._flat[layer]
+
     def mask(self, group: Group, window: int | None, positions_B: Tensor) -> Tensor:
         """What is added to the scores [rows x K, 1, C] of a group: 0 where an entry is seen, else -inf."""
         capacity = self.capacity(window)
@@ -240,6 +285,7 @@ class KeyValueCache:
     def _regroup(self) -> None:
         self._groups = ()
         self._views.clear()
+        self._listings.clear()
 
     def _longest(self, group: Group) -> int:
         return max(self.lengths[group.start : group.stop])

@@ -12,7 +12,8 @@ What is surprising:
   are cached as they come, in the compute dtype: nothing is lost, and a bf16 product of matrices does not depend on
   what others in the batch read, which MKL's fp32 one does.
 - Head dimensions of queries and keys travel in pairs (0, H/2), (1, H/2 + 1), ..., so that a rotation is one complex
-  product. Scores do not depend on the order.
+  product. Scores do not depend on the order. Packed matrices give them in pairs; otherwise they are paired as they
+  come.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from torch import Tensor
 from hanlin.generation.attention import Attention, prompt_attention, step_attention, suffix_attention
 from hanlin.generation.cache import Group, KeyValueCache
 from hanlin.models.config import ModelConfig
-from hanlin.models.layers import FeedForward, Linear, RMSNorm, rotary_frequencies
+from hanlin.models.layers import FeedForward, RMSNorm, rotary_frequencies
 from hanlin.models.transformer import Block, Transformer, soft_cap
 from hanlin.types import Segment
 
@@ -36,7 +37,7 @@ Projection = Callable[[Tensor], Tensor]
 class _Layer:
     attention_norm: Tensor
     query_key_value: Projection
-    head_norm: Tensor | None  # [Q + K, 2, H / 2]: the scales of queries and keys
+    head_norm: Tensor | None  # [Q + K, H], in the order of the queries and keys that come: their scales
     output: Projection
     attention_post_norm: Tensor | None
     mlp_norm: Tensor
@@ -48,11 +49,13 @@ class _Layer:
 class _Scratch:
     """What every layer of one pass writes anew, and views of it: making them once saves a third of the calls."""
 
-    def __init__(self, config: ModelConfig, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, length: int, dtype: torch.dtype, device: torch.device, come_paired: bool
+    ) -> None:
         num_turned, pairs = config.num_heads + config.num_kv_heads, config.head_dim // 2
         heads_TXP2 = torch.empty(length, num_turned, pairs, 2, device=device)
         self.heads_TXH = heads_TXP2.flatten(2)  # queries, keys
-        self.halves_TX2P = heads_TXP2.transpose(2, 3)
+        self.as_they_come = self.heads_TXH if come_paired else heads_TXP2.transpose(2, 3)  # [T, X, 2, P]
         self.turned_TXP = torch.view_as_complex(heads_TXP2)
         self.normed_TD = torch.empty(length, config.width, dtype=dtype, device=device)
 
@@ -70,6 +73,7 @@ class Decoder:
         self.config = config
         self.dtype = dtype
         self.device = model.device
+        self._packed = pack
         # On a CPU fp32 keys make the fastest and the exactest scores; elsewhere memory counts.
         self.key_dtype = torch.float32 if self.device.type == "cpu" else dtype
         self._embedding = model.embed.weight.detach()
@@ -133,7 +137,7 @@ class Decoder:
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:
         """Final normed hidden states [T, D] in the compute dtype."""
         config = self.config
-        scratch = _Scratch(config, len(tokens_T), self.dtype, self.device)
+        scratch = _Scratch(config, len(tokens_T), self.dtype, self.device, self._packed)
         x_TD = self._embedding[tokens_T].float()
         if config.scaled_embedding:
             x_TD = x_TD * torch.tensor(config.width**0.5, dtype=self.dtype).item()
@@ -160,13 +164,13 @@ class Decoder:
         """Write queries and keys, normed where the family does so, paired and rotated. Returns the values [T, K, H]."""
         head_dim, num_turned = self.config.head_dim, scratch.heads_TXH.shape[1]
         heads_TXH = projected_TX.view(len(projected_TX), -1, head_dim)
-        halves_TX2P = heads_TXH[:, :num_turned].view(scratch.halves_TX2P.shape)
+        turned_TXH, target = heads_TXH[:, :num_turned], scratch.as_they_come
         if layer.head_norm is None:
-            scratch.halves_TX2P.copy_(halves_TX2P)
+            target.copy_(turned_TXH.view(target.shape))
         else:
-            norm_TX11 = torch.linalg.vector_norm(halves_TX2P, dim=(2, 3), keepdim=True, dtype=torch.float32)
-            normed_TX2P = halves_TX2P / norm_TX11.hypot_(self._head_floor)
-            torch.mul(normed_TX2P, layer.head_norm, out=scratch.halves_TX2P)
+            norm_TX1 = torch.linalg.vector_norm(turned_TXH, dim=2, keepdim=True, dtype=torch.float32)
+            normed_TXH = turned_TXH / norm_TX1.hypot_(self._head_floor)
+            torch.mul(normed_TXH.view(target.shape), layer.head_norm.view(target.shape[1:]), out=target)
         scratch.turned_TXP.mul_(turns_T1P)
         return heads_TXH[:, num_turned:]
 
@@ -185,27 +189,47 @@ def _turns(positions_T: Tensor, frequencies_P: Tensor) -> Tensor:
 
 
 def _layer(block: Block, dtype: torch.dtype, pack: bool) -> _Layer:
-    def joined(*maps: Linear) -> Projection:
-        return _projection([one.matrix() for one in maps], [one.bias for one in maps], dtype, pack)
-
-    attention, mlp = block.attention, block.mlp
-    head_norm = None
-    if attention.query_norm is not None and attention.key_norm is not None:
-        head_dim = attention.head_dim
-        num_heads, num_kv_heads = (len(one.weight) // head_dim for one in (attention.query, attention.key))
-        scales = [_scale(attention.query_norm)] * num_heads + [_scale(attention.key_norm)] * num_kv_heads
-        head_norm = torch.stack(scales).view(-1, 2, head_dim // 2)
+    output, mlp = block.attention.output, block.mlp
+    query_key_value, head_norm = _heads(block, dtype, pack)
     return _Layer(
         attention_norm=_scale(block.attention_norm),
-        query_key_value=joined(attention.query, attention.key, attention.value),
+        query_key_value=query_key_value,
         head_norm=head_norm,
-        output=joined(attention.output),
+        output=_projection([output.matrix()], [output.bias], dtype, pack),
         attention_post_norm=None if block.attention_post_norm is None else _scale(block.attention_post_norm),
         mlp_norm=_scale(block.mlp_norm),
         gated=_gated(mlp, dtype, pack),
-        down=joined(mlp.down),
+        down=_projection([mlp.down.matrix()], [mlp.down.bias], dtype, pack),
         mlp_post_norm=None if block.mlp_post_norm is None else _scale(block.mlp_post_norm),
     )
+
+
+def _heads(block: Block, dtype: torch.dtype, pack: bool) -> tuple[Projection, Tensor | None]:
+    """The map to queries, keys and values, and the scales of normed queries and keys; in pairs where it packs."""
+    attention, head_dim = block.attention, block.attention.head_dim
+    maps = attention.query, attention.key
+    matrices = [one.matrix().unflatten(0, (-1, head_dim)) for one in maps]
+    biases = [None if one.bias is None else one.bias.detach().view(-1, head_dim) for one in maps]
+    head_norm = None
+    if attention.query_norm is not None and attention.key_norm is not None:
+        scales = [_scale(one) for one in (attention.query_norm, attention.key_norm)]
+        head_norm = torch.cat([scale.expand(len(matrix), -1) for scale, matrix in zip(scales, matrices, strict=True)])
+    if pack:
+        matrices = [_paired(matrix) for matrix in matrices]
+        biases = [None if bias is None else _paired(bias) for bias in biases]
+        head_norm = None if head_norm is None else _paired(head_norm)
+    return _projection(
+        [*(matrix.flatten(0, 1) for matrix in matrices), attention.value.matrix()],
+        [*(None if bias is None else bias.flatten() for bias in biases), attention.value.bias],
+        dtype,
+        pack,
+    ), head_norm
+
+
+def _paired(heads_XH: Tensor) -> Tensor:
+    """Rows of heads [heads, H, ...] in the order (0, H/2), (1, H/2 + 1), ..."""
+    head_dim = heads_XH.shape[1]
+    return heads_XH[:, torch.arange(head_dim, device=heads_XH.device).view(2, -1).T.flatten()]
 
 
 def _scale(norm: RMSNorm) -> Tensor:
@@ -227,7 +251,8 @@ def _gated(mlp: FeedForward, dtype: torch.dtype, pack: bool) -> Projection:
     joined = _projection([gate, up], [None, None], dtype, pack)
 
     def active(x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = joined(x_TD).chunk(2, dim=-1)
+        both_TF = joined(x_TD)
+        gate_TF, up_TF = both_TF[:, : len(gate)], both_TF[:, len(gate) :]
         active_TF = F.silu(gate_TF) if mlp.activation == "silu" else F.gelu(gate_TF, approximate="tanh")
         return active_TF.mul_(up_TF)
 

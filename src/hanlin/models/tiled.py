@@ -51,6 +51,8 @@ class Tiling:
 def make_tiling(*, length: int, num_keys: int, group: int, window: int | None, device: torch.device) -> Tiling:
     """Plan a run: query i is at position p = `num_keys - length + i` and sees the keys p - window < key <= p."""
     size = max(32, 1 << (_TILE_ROWS // group).bit_length() - 1)
+    if num_keys == length <= size * 3 // 2:  # one tile, no larger than it must be
+        size = -(-length // 32) * 32
     before = num_keys - length
     tiles = []
     masks: dict[tuple[int, int, int], Tensor] = {}
