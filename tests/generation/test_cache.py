@@ -1,4 +1,4 @@
-"""The cache: groups of slots that read alike, snapshots, going back. What it holds is tested through the engine."""
+"""The cache: what a step reads, snapshots, going back. What it holds is tested through the engine."""
 
 import random
 from dataclasses import replace
@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from hanlin.generation import Engine, Request, Sampling
-from hanlin.generation.cache import Group, KeyValueCache, split
+from hanlin.generation.attention import _read
+from hanlin.generation.cache import Extent, KeyValueCache
 from hanlin.generation.decoder import Decoder, can_pack
+from hanlin.generation.lists import split
 from hanlin.models.config import ModelConfig
 from hanlin.models.transformer import Transformer
 from tiny import CONFIGS, VOCAB, tiny_model
@@ -52,24 +54,48 @@ def test_a_split_covers_the_rows_and_never_costs_more_than_none(seed):
 
 
 def wide_config(family: str) -> ModelConfig:
-    """Heads of a real size, so that groups pay."""
+    """Heads of a real size, so that parts pay."""
     return replace(CONFIGS[family], width=48, num_heads=6, num_kv_heads=3, head_dim=64, query_scale=0.125)
 
 
-def test_groups_read_enough_for_every_row_and_last():
+def test_lists_read_enough_for_every_row_and_last():
+    """Rows come in any order: neighbours in a list are those of about the same length."""
     cache = new_cache(wide_config("llama"), 6)
-    cache.place([0, 1, 2, 3, 4], [600, 580, 100, 90, 20])
-    changes, groups = 0, None
+    cache.place([0, 1, 2, 3, 4], [20, 600, 100, 580, 90])
+    changes, lists = 0, None
     for _ in range(100):
         cache.advance(5)
-        before, groups = groups, cache.groups(5)
-        changes += groups != before
-        assert all(cache.lengths[row] <= one.length for one in groups for row in range(one.start, one.stop))
-    assert 1 < len(groups) < 5
+        before, lists = lists, cache.lists(5)
+        changes += lists is not before
+        by_length = sorted(cache.lengths[:5], reverse=True)
+        assert all(by_length[part.start] <= part.length < by_length[part.start] + 32 for part in lists.parts)
+        assert [row for part in lists.parts for row in range(part.start, part.stop)] == list(range(5))
+    assert 1 < len(lists.parts) < 5
     assert changes < 20
     cache.move(4, 0)
-    assert cache.groups(4)[-1].stop == 4
-    assert [len(cache.groups(number)) for number in (1, 2)] == [1, 2]
+    assert [cache.lists(number).num_rows for number in (4, 1, 2)] == [4, 1, 2]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_lists_read_what_the_views_do(family):
+    """Rows out of order, of very different lengths, in full layers and in rings."""
+    config = wide_config(family)
+    cache = new_cache(config, 5)
+    source = torch.Generator().manual_seed(0)
+    lengths = [3, 1500, 40, 1490, 1]
+    places = cache.place(range(5), lengths)
+    for layer, window in enumerate(config.windows):
+        k_TKH, v_TKH = (torch.randn(sum(lengths), 3, 64, generator=source) for _ in range(2))
+        cache.store(layer, k_TKH, v_TKH, places[window])
+    positions_B = torch.tensor([length - 1 for length in lengths])
+    extent, lists = Extent(5, 1600), cache.lists(5)
+    assert len(lists.parts) > 1
+    for layer, window in enumerate(config.windows):
+        q_BQH = torch.randn(5, 6, 64, generator=source)
+        k_XHC, v_XCH = cache.views(extent)[layer]
+        read_XGH = _read(q_BQH.view(15, 2, 64), k_XHC, v_XCH, cache.mask(extent, window, positions_B), config)
+        read_BX = lists.read(window, q_BQH, *cache.flat(layer), lists.masks(window, positions_B))
+        torch.testing.assert_close(read_BX, read_XGH.view(5, -1))
 
 
 def test_a_mask_shows_the_entries_of_a_rows_own_positions():
@@ -77,12 +103,10 @@ def test_a_mask_shows_the_entries_of_a_rows_own_positions():
     cache.place([0, 1, 2], [3, 40, 5])
     positions_B = torch.tensor(cache.advance(3))
     for window, seen in ((None, [4, 41, 6]), (5, [4, 5, 5])):
-        mask_X1C = cache.mask(Group(0, 3, 64), window, positions_B)
+        mask_X1C = cache.mask(Extent(3, 64), window, positions_B)
         assert mask_X1C.shape == (3 * CONFIGS["gemma2"].num_kv_heads, 1, 64 if window is None else 5)
         assert (mask_X1C == 0).sum(-1)[:, 0].tolist() == [n for n in seen for _ in range(2)]
         assert all((row[: int((row == 0).sum())] == 0).all() for row in mask_X1C[:, 0])
-    part_X1C = cache.mask(Group(1, 3, 64), None, positions_B)
-    assert torch.equal(part_X1C, cache.mask(Group(0, 3, 64), None, positions_B)[2:])
 
 
 def test_a_snapshot_is_a_copy_that_outlives_its_slot():
@@ -132,15 +156,15 @@ def test_packed_rows_do_not_depend_on_what_others_read(family, num_heads, num_kv
     model.initialize(std=0.2)
     decoder = Decoder(model.bfloat16(), dtype=torch.bfloat16, pack=True)
     source = random.Random(0)
-    lengths = [330, 310, 300, 90, 33, 2, 3, 20, 8]
+    lengths = [630, 610, 600, 90, 33, 2, 3, 20, 8]
     sequences = [[source.randrange(VOCAB) for _ in range(length + 40)] for length in lengths]
 
     def feed(rows: list[int]) -> torch.Tensor:
-        cache = decoder.new_cache(num_slots=len(rows), max_length=400)
+        cache = decoder.new_cache(num_slots=len(rows), max_length=700)
         logits = [decoder.prefill(cache, range(len(rows)), [sequences[row][: lengths[row]] for row in rows])]
         for step in range(40):
             logits.append(decoder.step(cache, [sequences[row][lengths[row] + step] for row in rows]))
-        assert len(cache.groups(len(rows))) > 1 or len(rows) < 9
+        assert len(cache.lists(len(rows)).parts) > 1 or len(rows) < 9
         return torch.stack(logits, 1)
 
     with torch.inference_mode():

@@ -154,7 +154,7 @@ def test_the_cache_grows_with_what_is_used():
     assert cache.num_bytes == 0
     cache.place([0], [70])
     config = model.config
-    entries = sum(70 if window is None else window for window in config.windows)
+    entries = sum(140 if window is None else window for window in config.windows)
     assert cache.num_bytes == 2 * 2 * config.num_kv_heads * config.head_dim * 4 * entries
     cache.place([0], [1])
     assert [cache.capacity(window) for window in config.windows] == [5, 140, 5]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hanlin.generation import Engine, Request, Sampling
-from hanlin.generation.cache import Group
+from hanlin.generation.cache import Extent
 from hanlin.generation.decoder import Decoder
 from hanlin.generation.graphs import GraphedSteps, entry_bucket, row_bucket
 from tiny import CONFIGS, VOCAB, tiny_model
@@ -45,8 +45,8 @@ def test_a_step_in_a_bucket_is_the_step_itself(family):
             positions = cache.advance(3)
             bucket = row_bucket(3, 8), entry_bucket(max(positions) + 1, cache.entries)
             tokens_B = torch.tensor([*(ids[len(ids) - 30 + step] for ids in sequences), 0])
-            groups = (Group(0, *bucket),)
-            logits_BV = decoder.step_logits(cache, tokens_B, torch.tensor([*positions, 0]), groups)
+            extent = Extent(*bucket)
+            logits_BV = decoder.step_logits(cache, tokens_B, torch.tensor([*positions, 0]), extent)
             for row, ids in enumerate(sequences):
                 expected_V = model.logits(torch.tensor(ids[: len(ids) - 29 + step]))[-1]
                 torch.testing.assert_close(logits_BV[row], expected_V, rtol=1e-4, atol=1e-4)

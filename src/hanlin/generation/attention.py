@@ -9,10 +9,9 @@ compute dtype. What is read goes back flat, [T, Q x H], in the compute dtype too
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hanlin.generation.cache import Group, KeyValueCache, Listing
+from hanlin.generation.cache import Extent, KeyValueCache
 from hanlin.models.backends import segment_attention
 from hanlin.models.config import ModelConfig
 from hanlin.models.tiled import make_tiling, tiled_attention
@@ -83,18 +82,12 @@ def suffix_attention(config: ModelConfig, cache: KeyValueCache, slot: int, lengt
     return prepare
 
 
-def step_attention(
-    config: ModelConfig, cache: KeyValueCache, positions_B: Tensor, groups: Sequence[Group]
-) -> Attention:
-    """One new token in each of the first slots reads what its slot holds.
-
-    The query heads that share a key head are the rows of one small matrix product.
-    """
-    places = {window: cache.place_step(window, positions_B) for window in set(config.windows)}
-    masks = [{window: cache.mask(group, window, positions_B) for window in places} for group in groups]
-    num_kv_heads, per_group = config.num_kv_heads, config.num_heads // config.num_kv_heads
-    parts = [slice(group.start * num_kv_heads, group.stop * num_kv_heads) for group in groups]
-    follow_lists = cache.device.type == "cpu"
+def list_attention(config: ModelConfig, cache: KeyValueCache, positions_B: Tensor) -> Attention:
+    """One new token in each of the first slots reads what its slot holds, on a CPU."""
+    windows = set(config.windows)
+    places = {window: cache.place_step(window, positions_B) for window in windows}
+    lists = cache.lists(len(positions_B))
+    masks = {window: lists.masks(window, positions_B) for window in windows}
 
     def prepare(heads_BXH: Tensor) -> AttendHeads:
         q_BQH, k_BKH = heads_BXH[:, : config.num_heads], heads_BXH[:, config.num_heads :]
@@ -102,32 +95,35 @@ def step_attention(
         def attend(layer: int, v_BKH: Tensor) -> Tensor:
             window = config.windows[layer]
             cache.store(layer, k_BKH, v_BKH, places[window])
-            q_XGH = q_BQH.reshape(-1, per_group, config.head_dim)
-            reads = []
-            for group, part, mask in zip(groups, parts, masks, strict=True):
-                if follow_lists:
-                    listing = cache.listing(group, window)
-                    reads.append(_read_lists(q_XGH[part], *cache.flat(layer), listing, mask[window], config))
-                else:
-                    reads.append(_read(q_XGH[part], *cache.views(group)[layer], mask[window], config))
-            return (reads[0] if len(reads) == 1 else torch.cat(reads)).view(len(positions_B), -1)
+            return lists.read(window, q_BQH, *cache.flat(layer), masks[window])
 
         return attend
 
     return prepare
 
 
-def _read_lists(
-    q_XGH: Tensor, k_CH: Tensor, v_CH: Tensor, listing: Listing, mask_X1C: Tensor, config: ModelConfig
-) -> Tensor:
-    """`_read` for a CPU, where a product with few rows costs more to prepare than to compute: the scores are a product
-    sampled where the lists say, what is read is a bag of rows with weights.
+def step_attention(config: ModelConfig, cache: KeyValueCache, positions_B: Tensor, extent: Extent) -> Attention:
+    """One new token in each of the first slots reads what its slot holds, in tensors of fixed sizes (for CUDA graphs).
+
+    The query heads that share a key head are the rows of one small matrix product.
     """
-    q_RH = q_XGH.flatten(0, 1)
-    torch.sparse.sampled_addmm(listing.scores, q_RH, k_CH.T, beta=0.0, alpha=config.query_scale, out=listing.scores)
-    scores_XGC = listing.scores.values().view(*q_XGH.shape[:2], -1)
-    weights_XGC = (soft_cap(scores_XGC, config.attention_cap) + mask_X1C).softmax(-1).to(v_CH.dtype)
-    return F.embedding_bag(listing.entries, v_CH, listing.starts, mode="sum", per_sample_weights=weights_XGC.flatten())
+    places = {window: cache.place_step(window, positions_B) for window in set(config.windows)}
+    masks = {window: cache.mask(extent, window, positions_B) for window in places}
+    views = cache.views(extent)
+    per_key_head = config.num_heads // config.num_kv_heads
+
+    def prepare(heads_BXH: Tensor) -> AttendHeads:
+        q_BQH, k_BKH = heads_BXH[:, : config.num_heads], heads_BXH[:, config.num_heads :]
+
+        def attend(layer: int, v_BKH: Tensor) -> Tensor:
+            window = config.windows[layer]
+            cache.store(layer, k_BKH, v_BKH, places[window])
+            q_XGH = q_BQH.reshape(-1, per_key_head, config.head_dim)
+            return _read(q_XGH, *views[layer], masks[window], config).view(len(positions_B), -1)
+
+        return attend
+
+    return prepare
 
 
 def _read(q_XGH: Tensor, k_XHC: Tensor, v_XCH: Tensor, mask_X1C: Tensor, config: ModelConfig) -> Tensor:

@@ -5,25 +5,21 @@ and R is never smaller than the window while positions pass it. So what a row at
 first min(p + 1, R) entries, and what an earlier request left in a slot is never seen. Nothing is reserved for
 `max_length`: entries double as they fill.
 
-Rows of a batch differ in length, and a product of matrices reads as much for each as for the longest. So neighbouring
-slots that are about as long form a `Group`, which reads what its own longest needs.
+A step reads on a CPU what `lists` names, elsewhere the `views` of so many rows and entries.
 """
 
-import warnings
-from collections import Counter
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hanlin.generation.lists import StepLists
 from hanlin.models.config import ModelConfig
 
 _FIRST_ENTRIES = 64
-_BLOCK = 32
-# What one more group costs a layer on a CPU (about 20 microseconds), in numbers of keys that could be read instead.
-_GROUP_COST = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +31,11 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Slots [start, stop) that all read the entries of `length` positions."""
+class Extent:
+    """What a step reads: the first `num_rows` slots, so many positions of each."""
 
-    start: int
-    stop: int
+    num_rows: int
     length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What the R = rows x Q query heads of a group read in the layers of one window, for kernels that follow lists.
-
-    `scores`: a CSR matrix [R, all entries of the layer], whose values are the R x C scores and change from layer to
-    layer; `entries` its columns; `starts` where each head's list begins.
-    """
-
-    scores: Tensor
-    entries: Tensor
-    starts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +73,13 @@ class KeyValueCache:
         self._keys = [torch.empty(size, dtype=key_dtype, device=device)] * config.num_layers
         self._values = [torch.empty(size, dtype=value_dtype, device=device)] * config.num_layers
         self._flat: list[tuple[Tensor, Tensor]] = []
-        self._shares = {window: number / config.num_layers for window, number in Counter(config.windows).items()}
         self._base: dict[int | None, Tensor] = {}
-        self._groups: tuple[Group, ...] = ()
-        self._views: dict[Group, list[tuple[Tensor, Tensor]]] = {}
-        self._listings: dict[tuple[Group, int | None], Listing] = {}
+        self._lists: StepLists | None = None
+        self._views: dict[Extent, list[tuple[Tensor, Tensor]]] = {}
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of keys and values."""
+        """Bytes of keys and values; on a CPU those that nothing was written to take no memory yet."""
         return sum(layer.numel() * layer.element_size() for layer in (*self._keys, *self._values))
 
     def capacity(self, window: int | None) -> int:
@@ -111,7 +91,7 @@ class KeyValueCache:
         if length <= self.entries:
             return
         assert length <= self._max_length
-        self.entries = min(self._max_length, max(length, 2 * self.entries, _FIRST_ENTRIES))
+        self.entries = min(self._max_length, max(2 * length, _FIRST_ENTRIES))
         for layer, window in enumerate(self._config.windows):
             self._keys[layer] = _grown(self._keys[layer], self.capacity(window))
             self._values[layer] = _grown(self._values[layer], self.capacity(window))
@@ -119,10 +99,10 @@ class KeyValueCache:
         self._flat = [
             (k.view(-1, head_dim), v.view(-1, head_dim)) for k, v in zip(self._keys, self._values, strict=True)
         ]
-        for window in self._shares:
+        for window in set(self._config.windows):
             numbers = torch.arange(self.num_slots * num_kv_heads, device=self.device) * self.capacity(window)
             self._base[window] = numbers.view(self.num_slots, num_kv_heads)
-        self._regroup()
+        self._forget_readings()
 
     def place(self, slots: Sequence[int], counts: Sequence[int]) -> dict[int | None, Places]:
         """Advance each slot by its count of new tokens; say, by window, where a stream of them is stored.
@@ -133,7 +113,7 @@ class KeyValueCache:
         for slot, count in zip(slots, counts, strict=True):
             self.lengths[slot] += count
         self.reserve(max(self.lengths[slot] for slot in slots))
-        self._regroup()
+        self._forget_readings()
         position_N = torch.tensor([p for start, n in zip(starts, counts, strict=True) for p in range(start, start + n)])
         left_N = torch.tensor([left for n in counts for left in range(n, 0, -1)])
         slot_N = torch.tensor([slot for slot, n in zip(slots, counts, strict=True) for _ in range(n)])
@@ -167,65 +147,34 @@ class KeyValueCache:
         keys.index_copy_(0, places.rows, k_TKH.reshape(-1, keys.shape[1]).to(keys.dtype))
         values.index_copy_(0, places.rows, v_TKH.reshape(-1, keys.shape[1]))
 
-    def groups(self, num_rows: int) -> tuple[Group, ...]:
-        """The first slots in groups, which last for many steps."""
-        groups = self._groups
-        if not groups or groups[-1].stop != num_rows or any(self._longest(one) > one.length for one in groups):
-            self._regroup()
-            cost = _GROUP_COST / (self._config.num_kv_heads * self._config.head_dim)
-            reads = [self._mean_read(length) for length in self.lengths[:num_rows]]
-            runs = split(reads, cost) if self.device.type == "cpu" else [(0, num_rows)]
-            self._groups = tuple(
-                Group(*run, min(_blocks(max(self.lengths[slice(*run)])), self.entries)) for run in runs
-            )
-        return self._groups
-
-    def views(self, group: Group) -> list[tuple[Tensor, Tensor]]:
-        """Keys [rows x K, H, C] and values [rows x K, C, H] that a group reads, by layer."""
-        if group not in self._views:
-            views = []
-            for keys, values, window in zip(self._keys, self._values, self._config.windows, strict=True):
-                num_read = min(group.length, self.capacity(window))
-                k_XCH, v_XCH = (one[group.start : group.stop].flatten(0, 1)[:, :num_read] for one in (keys, values))
-                views.append((k_XCH.transpose(1, 2), v_XCH))
-            self._views[group] = views
-        return self._views[group]
-
-    def listing(self, group: Group, window: int | None) -> Listing:
-        """The entries that a group reads in the layers of a window, as lists."""
-        key = group, window
-        if key not in self._listings:
-            self._listings[key] = self._listed(group, window)
-        return self._listings[key]
-
-    def _listed(self, group: Group, window: int | None) -> Listing:
-        num_read, per_head = (
-            min(group.length, self.capacity(window)),
-            self._config.num_heads // self._config.num_kv_heads,
-        )
-        first_XG1 = self._base[window][group.start : group.stop].reshape(-1, 1, 1).expand(-1, per_head, -1)
-        entries = (first_XG1 + torch.arange(num_read, device=self.device)).flatten()
-        starts = torch.arange(0, len(entries) + 1, num_read, device=self.device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that torch's CSR matrices are young
-            scores = torch.sparse_csr_tensor(
-                starts,
-                entries,
-                torch.zeros(len(entries), device=self.device),
-                size=(len(starts) - 1, self.num_slots * self._config.num_kv_heads * self.capacity(window)),
-                check_invariants=False,
-            )
-        return Listing(scores, entries, starts[:-1])
+    def lists(self, num_rows: int) -> StepLists:
+        """What the first slots read, as lists that last for many steps."""
+        lengths = self.lengths[:num_rows]
+        if self._lists is None or not self._lists.cover(lengths):
+            capacity = {window: self.capacity(window) for window in self._base}
+            self._lists = StepLists(self._config, lengths, first_SK=self._base, capacity=capacity)
+        return self._lists
 
     def flat(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer as rows [slots x K x entries, H], which a `Listing` numbers."""
+        """Keys and values of a layer as rows [slots x K x entries, H], as `lists` numbers them."""
         return self._flat[layer]
 
-    def mask(self, group: Group, window: int | None, positions_B: Tensor) -> Tensor:
-        """What is added to the scores [rows x K, 1, C] of a group: 0 where an entry is seen, else -inf."""
+    def views(self, extent: Extent) -> list[tuple[Tensor, Tensor]]:
+        """Keys [rows x K, H, C] and values [rows x K, C, H] that a step reads, by layer."""
+        if extent not in self._views:
+            views = []
+            for keys, values, window in zip(self._keys, self._values, self._config.windows, strict=True):
+                num_read = min(extent.length, self.capacity(window))
+                k_XCH, v_XCH = (one[: extent.num_rows].flatten(0, 1)[:, :num_read] for one in (keys, values))
+                views.append((k_XCH.transpose(1, 2), v_XCH))
+            self._views[extent] = views
+        return self._views[extent]
+
+    def mask(self, extent: Extent, window: int | None, positions_B: Tensor) -> Tensor:
+        """What is added to the scores [rows x K, 1, C] of a step: 0 where an entry is seen, else -inf."""
         capacity = self.capacity(window)
-        entry_C = torch.arange(min(group.length, capacity), device=self.device)
-        last_B11 = positions_B[group.start : group.stop].clamp(max=capacity - 1)[:, None, None]
+        entry_C = torch.arange(min(extent.length, capacity), device=self.device)
+        last_B11 = positions_B.clamp(max=capacity - 1)[:, None, None]
         mask_B1C = torch.zeros((), device=self.device).where(entry_C <= last_B11, -torch.inf)
         return mask_B1C.expand(-1, self._config.num_kv_heads, -1).reshape(-1, 1, len(entry_C))
 
@@ -240,10 +189,10 @@ class KeyValueCache:
         """Forget all but the first `length` tokens; False where a ring has lost some of those already."""
         seen = self.lengths[slot]
         assert length <= seen
-        if length < seen and any(window is not None and seen > window for window in self._shares):
+        if length < seen and any(window is not None and seen > window for window in self._config.windows):
             return False
         self.lengths[slot] = length
-        self._regroup()
+        self._forget_readings()
         return True
 
     def snapshot(self, slot: int) -> Snapshot:
@@ -265,7 +214,7 @@ class KeyValueCache:
                 layer[:, :, : copied_KCH.shape[1]].index_copy_(0, chosen, copied_KCH.expand(len(slots), -1, -1, -1))
         for slot in slots:
             self.lengths[slot] = snapshot.length
-        self._regroup()
+        self._forget_readings()
 
     def move(self, source: int, target: int) -> None:
         """Let `target` go on with the sequence of `source`, which becomes free."""
@@ -280,41 +229,11 @@ class KeyValueCache:
     def clear(self, slot: int) -> None:
         """Make a slot free."""
         self.lengths[slot] = 0
-        self._regroup()
+        self._forget_readings()
 
-    def _regroup(self) -> None:
-        self._groups = ()
+    def _forget_readings(self) -> None:
+        self._lists = None
         self._views.clear()
-        self._listings.clear()
-
-    def _longest(self, group: Group) -> int:
-        return max(self.lengths[group.start : group.stop])
-
-    def _mean_read(self, length: int) -> float:
-        """Entries that a sequence of this length reads, on average over the layers."""
-        read = _blocks(length)
-        return sum(share * min(read, self.capacity(window)) for window, share in self._shares.items())
-
-
-def split(reads: Sequence[float], cost: float) -> list[tuple[int, int]]:
-    """Cut rows that read so many entries each into runs [start, stop), to make the sum of rows x longest read, plus
-    `cost` for each further run, small. Each cut is the best one; the whole need not be.
-    """
-    lefts = list(accumulate(reads, max))
-    rights = list(accumulate(reversed(reads), max))[::-1]
-    best, saved = 0, cost
-    for cut in range(1, len(reads)):
-        gain = (lefts[-1] - lefts[cut - 1]) * cut + (lefts[-1] - rights[cut]) * (len(reads) - cut)
-        if gain > saved:
-            best, saved = cut, gain
-    if not best:
-        return [(0, len(reads))]
-    after = split(reads[best:], cost)
-    return [*split(reads[:best], cost), *((start + best, stop + best) for start, stop in after)]
-
-
-def _blocks(length: int) -> int:
-    return -(-length // _BLOCK) * _BLOCK
 
 
 def _grown(layer: Tensor, entries: int) -> Tensor:
@@ -326,6 +245,16 @@ def _grown(layer: Tensor, entries: int) -> Tensor:
     have = layer.shape[2]
     if entries <= have:
         return layer
-    grown = layer.new_zeros((*layer.shape[:2], entries, layer.shape[3]))
+    grown = _zeros((*layer.shape[:2], entries, layer.shape[3]), layer)
     grown[:, :, :have] = layer
     return grown
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the kind of `like`. On a CPU they take memory only where they are written (calloc): slots that stay
+    short cost no more than they hold.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    num_bytes = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(like.dtype).view(shape)

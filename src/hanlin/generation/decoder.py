@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hanlin.generation.attention import Attention, prompt_attention, step_attention, suffix_attention
-from hanlin.generation.cache import Group, KeyValueCache
+from hanlin.generation.attention import Attention, list_attention, prompt_attention, step_attention, suffix_attention
+from hanlin.generation.cache import Extent, KeyValueCache
 from hanlin.models.config import ModelConfig
 from hanlin.models.layers import FeedForward, RMSNorm, rotary_frequencies
 from hanlin.models.transformer import Block, Transformer, soft_cap
@@ -123,15 +123,15 @@ class Decoder:
 
     def step(self, cache: KeyValueCache, tokens: Sequence[int]) -> Tensor:
         """Logits [B, V] after one more token in each of the first B slots."""
-        positions_B = torch.tensor(cache.advance(len(tokens)), device=self.device)
-        tokens_B = torch.tensor(tokens, device=self.device)
-        return self.step_logits(cache, tokens_B, positions_B, cache.groups(len(tokens)))
+        positions = cache.advance(len(tokens))
+        tokens_B, positions_B = (torch.tensor(numbers, device=self.device) for numbers in (tokens, positions))
+        if self.device.type == "cpu":
+            return self.head(self.hidden(tokens_B, positions_B, list_attention(self.config, cache, positions_B)))
+        return self.step_logits(cache, tokens_B, positions_B, Extent(len(tokens), max(positions) + 1))
 
-    def step_logits(
-        self, cache: KeyValueCache, tokens_B: Tensor, positions_B: Tensor, groups: Sequence[Group]
-    ) -> Tensor:
-        """The part of a step that runs on the device, as `groups` read: a function of two tensors."""
-        attention = step_attention(self.config, cache, positions_B, groups)
+    def step_logits(self, cache: KeyValueCache, tokens_B: Tensor, positions_B: Tensor, extent: Extent) -> Tensor:
+        """The part of a step that runs on the device, reading `extent`: a function of two tensors."""
+        attention = step_attention(self.config, cache, positions_B, extent)
         return self.head(self.hidden(tokens_B, positions_B, attention))
 
     def hidden(self, tokens_T: Tensor, positions_T: Tensor, attention: Attention) -> Tensor:

@@ -146,9 +146,7 @@ class Engine:
 
     @staticmethod
     def _admit(waiting: deque[Answer], free: int) -> list[Answer]:
-        """The next requests for the free slots, as many as one pass should read; the longest prompts first, so that
-        rows which have to read as much of the cache lie together.
-        """
+        """The next requests for the free slots, as many as one pass should read."""
         fresh: list[Answer] = []
         tokens = 0
         while waiting and len(fresh) < free:
@@ -158,7 +156,7 @@ class Engine:
             if fresh and tokens > PREFILL_TOKENS:
                 break
             fresh.append(waiting.popleft())
-        return sorted(fresh, key=lambda answer: len(answer.prompt), reverse=True)
+        return fresh
 
 
 def _retire(running: list[Answer], cache: KeyValueCache) -> None:

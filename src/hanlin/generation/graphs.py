@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hanlin.generation.cache import Group, KeyValueCache
+from hanlin.generation.cache import Extent, KeyValueCache
 from hanlin.generation.decoder import Decoder
 
 _FEWEST_ENTRIES = 256
@@ -56,11 +56,11 @@ class GraphedSteps:
 
     def _capture(self, num_rows: int, num_entries: int) -> _Captured:
         """Capture a step of these sizes. What it stores on the way is what the step itself will store again."""
-        groups = (Group(0, num_rows, num_entries),)
+        extent = Extent(num_rows, num_entries)
 
         def run() -> Tensor:
             tokens_B, positions_B = self._tokens_B[:num_rows], self._positions_B[:num_rows]
-            return self._decoder.step_logits(self._cache, tokens_B, positions_B, groups)
+            return self._decoder.step_logits(self._cache, tokens_B, positions_B, extent)
 
         here = torch.cuda.current_stream()
         aside = torch.cuda.Stream()
