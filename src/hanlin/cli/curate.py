@@ -1,0 +1,88 @@
+"""`hanlin curate`: filter data by a recipe, explain one row, summarise a sheet that reviewers filled in."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hanlin.cli.console import err, note, out, show_logs
+from hanlin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hanlin.curation.recipe import CurationRecipe
+
+
+def curate(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe (.toml). 清洗配方")] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable."),
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="FILE:ROW", help="Say what every rule says of one row. 解释一行")
+    ] = None,
+    precision: Annotated[
+        Path | None, typer.Option("--precision", help="Summarise a precision.csv that reviewers filled in. 汇总审阅表")
+    ] = None,
+    rank: Annotated[int, typer.Option("--rank", help="Which share of the chunks this process takes.")] = 0,
+    world_size: Annotated[
+        int, typer.Option("--world-size", help="Shares in all; run once without it to finish. 分片数")
+    ] = 1,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")
+    ] = False,
+) -> None:
+    """Filter data by a recipe, with an account of every decision. 按配方清洗数据。"""
+    from hanlin.config import json_schema, load_recipe
+    from hanlin.curation.recipe import CurationRecipe
+
+    show_logs()
+    if schema:
+        out.print_json(data=json_schema(CurationRecipe))
+    elif explain is not None:
+        _explain(explain)
+    elif precision is not None:
+        _summarise(precision)
+    elif recipe is None:
+        raise ConfigError("no recipe was named: hanlin curate RECIPE.toml; see docs/curation.md")
+    else:
+        _run(load_recipe(CurationRecipe, recipe, set or []), rank, world_size)
+
+
+def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hanlin.curation.run import run
+
+    columns = (TextColumn("curating 清洗"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("curating", total=None)
+        done = run(
+            recipe,
+            rank=rank,
+            world_size=world_size,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if not done.complete:
+        note(f"rank {rank} of {world_size} is done; run the same recipe once without --rank to finish")
+        return
+    aside = done.total("aside")
+    if aside:
+        note(f"{aside} rows could not be read: {done.directory / 'set-aside.jsonl'}")
+    said = f"{done.total('read'):,} rows read 读入, {done.total('written'):,} written 写出"
+    out.print(f"{said}\n{done.directory / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _explain(place: str) -> None:
+    from hanlin.curation.explain import explain
+
+    for line in explain(place):
+        verdict = "keep 保留" if line.keep else f"OBJECTS 命中: {line.reason} {line.found}"
+        out.print(f"{line.side:10} {line.rule:12} {verdict}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summarise(sheet: Path) -> None:
+    from hanlin.curation.account import summarise_sheet
+
+    for rule, right, judged in summarise_sheet(sheet):
+        out.print(f"{rule:24} {right}/{judged} right 正确 ({right / judged:.0%})", highlight=False, markup=False)

@@ -1,0 +1,104 @@
+"""What two texts are compared by: an exact key, and MinHash signatures over shingles that know Chinese.
+
+A unit is a Latin word, a number, or a single Han character; a shingle is three units in a row. Both are counted on a
+folded text: NFKC, lower case, Traditional characters as Simplified (OpenCC). Hashing is done on whole arrays of code
+points, since a Python loop over characters would take longer than MinHash itself.
+"""
+
+import hashlib
+import unicodedata
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+NUM_PERMUTATIONS, NUM_BANDS, SHINGLE = 120, 20, 3
+_SEED = 42
+_ONE = np.uint64(1)
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@cache
+def _simplifier():
+    from opencc import OpenCC
+
+    return OpenCC("t2s")
+
+
+@cache
+def _kinds() -> NDArray[np.uint8]:
+    """Of every code point: 1 a unit by itself, 2 part of a word, 0 neither."""
+    kinds = np.zeros(0x110000, np.uint8)
+    for start, end in ((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0xC0, 0x24F), (0x370, 0x1FFF)):
+        kinds[start : end + 1] = 2
+    for start, end in ((0x3040, 0x30FF), (0x3400, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF), (0x20000, 0x323AF)):
+        kinds[start : end + 1] = 1
+    kinds[[0xD7, 0xF7]] = 0
+    return kinds
+
+
+@cache
+def _powers() -> Hashes:
+    with np.errstate(over="ignore"):
+        return np.cumprod(np.full(4096, 0x100000001B3, np.uint64))
+
+
+def folded(text: str) -> str:
+    """NFKC, lower case, and Traditional characters as Simplified ones."""
+    if text.isascii():
+        return text.lower()
+    return _simplifier().convert(unicodedata.normalize("NFKC", text).lower())
+
+
+def unit_hashes(text: str) -> Hashes:
+    """One 64-bit hash for each unit of a folded text, in order."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _kinds()[codes]
+    before = np.concatenate((np.zeros(1, np.uint8), kinds[:-1]))
+    starts = (kinds == 1) | ((kinds == 2) & (before != 2))
+    inside = kinds > 0
+    codes, starts = codes[inside].astype(np.uint64), np.flatnonzero(starts[inside])
+    if not len(starts):
+        return np.zeros(0, np.uint64)
+    offset = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    return np.add.reduceat((codes + _ONE) * _MIX[0] * _powers()[np.minimum(offset, 4095)], starts)
+
+
+def grams(units: Hashes, size: int) -> Hashes:
+    """The hash of every `size` units in a row; of all of them where there are fewer."""
+    size = min(size, len(units))
+    if not size:
+        return units
+    total = np.zeros(len(units) - size + 1, np.uint64)
+    for index in range(size):
+        total = (total ^ (total >> np.uint64(29))) * _MIX[1] + units[index : index + len(total)]
+    total = (total ^ (total >> np.uint64(30))) * _MIX[2]
+    return total ^ (total >> np.uint64(31))
+
+
+def shingles(text: str) -> Hashes:
+    """The set of a text's shingles, sorted."""
+    return np.unique(grams(unit_hashes(folded(text)), SHINGLE))
+
+
+def jaccard(one: Hashes, other: Hashes) -> float:
+    """Similarity of two sets of shingles: shared by all."""
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / max(1, len(one) + len(other) - shared)
+
+
+def signatures(sets: list[Hashes]) -> NDArray[np.uint32]:
+    """MinHash signatures (rensa's), one row of 120 for each set."""
+    from rensa import RMinHash  # type: ignore[attr-defined]
+
+    flat = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
+    offsets = np.cumsum([0, *map(len, sets)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, NUM_PERMUTATIONS, _SEED)
+    return np.array(matrix.to_rows(), np.uint32).reshape(len(sets), NUM_PERMUTATIONS)
+
+
+def exact_key(text: str) -> bytes:
+    """Sixteen bytes that texts share which differ only in case, width, script, spaces and punctuation."""
+    return hashlib.blake2b(unit_hashes(folded(text)).tobytes(), digest_size=16).digest()

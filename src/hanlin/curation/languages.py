@@ -1,0 +1,129 @@
+"""Languages of a prompt and its answer: whether they agree, whether an answer mixes two, emoji, the wrong script.
+
+The judgement is `hanlin.text.language`'s. It strips code and names before it counts, which takes time, so counts of
+raw characters decide first where they leave no doubt.
+"""
+
+from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
+from hanlin.text.language import chinese_variant, emoji_in, latin_license, measure
+from hanlin.text.lexicon import ORDINARY
+
+_TRANSLATE = (
+    "translate",
+    "翻译",
+    "翻譯",
+    "英文",
+    "英语",
+    "chinese",
+    "中文",
+    "in english",
+    "用英",
+    "mandarin",
+    "汉语",
+    "日语",
+    "日文",
+    "法语",
+    "french",
+    "japanese",
+    "german",
+    "spanish",
+    "korean",
+    "俄语",
+    "德语",
+    "韩语",
+    "西班牙",
+    "convert",
+    "language",
+    "rewrite",
+    "改写",
+    "双语",
+    "bilingual",
+)
+SHARE = 0.02  # of the letters that may be ordinary words of the other language
+
+
+def quick_language(text: Text) -> str:
+    """ "zh" or "en" where raw counts leave no doubt, else what the full measure says ("zh", "en", "other", "none")."""
+    if text.num_han > 3 * len(text.words) and text.num_han >= 4 and not _has_kana(text.raw):
+        return "zh"
+    if text.raw.isascii() and len(text.words) >= 20 and len(ORDINARY.intersection(text.words)) >= 3:
+        return "en"
+    return text.evidence.language
+
+
+def _has_kana(raw: str) -> bool:
+    return any("\u3041" <= char <= "\u30ff" for char in raw[:400])
+
+
+def asks_for_another(prompt: Text) -> bool:
+    """Whether the prompt speaks of languages or translation: then the answer's is its own affair."""
+    return any(word in prompt.lowered for word in _TRANSLATE)
+
+
+def check_agreement(text: Text, around: Around) -> Verdict:
+    """The rule `language`: an answer in another language than its prompt's, which does not ask for it."""
+    if around.prompt is None:
+        return KEEP
+    asked, answered = quick_language(around.prompt), quick_language(text)
+    if asked not in ("zh", "en") or answered == "none" or asked == answered or text.size < 4:
+        return KEEP
+    if asks_for_another(around.prompt) or "```" in text.raw:
+        return KEEP
+    return objection(f"asked in {asked}, answered in {answered}")
+
+
+def check_mixed(text: Text, around: Around) -> Verdict:
+    """The rule `mixed`: ordinary English words inside a Chinese answer, beyond 2% of its letters."""
+    if not text.num_han or not text.words or text.num_han < len(text.words) or "```" in text.raw:
+        return KEEP
+    ordinary = [word for word in text.words if word in ORDINARY]
+    letters = text.num_han + sum(map(len, text.words))
+    if sum(map(len, ordinary)) <= SHARE * letters:
+        return KEEP
+    if around.prompt and asks_for_another(around.prompt):
+        return KEEP
+    evidence = measure(text.raw, latin_license(around.prompt.raw)) if around.prompt else text.evidence
+    if evidence.mixed and sum(map(len, evidence.runs)) > SHARE * letters:
+        run = evidence.runs[0] if evidence.runs else ""
+        at = max(text.raw.find(run), 0)
+        return objection("English words in Chinese", (Span(at, at + len(run), "mixed"),))
+    return KEEP
+
+
+def check_emoji(text: Text, around: Around) -> Verdict:
+    """The rule `emoji`: pictographs that the prompt did not use."""
+    if text.raw.isascii() or (around.prompt and not around.prompt.raw.isascii() and emoji_in(around.prompt.raw)):
+        return KEEP
+    # The pattern is slow; nothing below U+231A starts an emoji but signs with a selector (U+FE0F).
+    if not any(char >= "\U0001f000" or "\u231a" <= char <= "\u2b55" or char == "\ufe0f" for char in set(text.raw)):
+        return KEEP
+    found = emoji_in(text.raw)
+    at = text.raw.find(found[0]) if found else 0
+    return objection(f"{len(found)} emoji", (Span(at, at + len(found[0]), "emoji"),)) if found else KEEP
+
+
+def check_script(text: Text, around: Around) -> Verdict:
+    """The rule `script`: Traditional where the prompt is Simplified, or the other way round."""
+    if around.prompt is None or text.num_han < 10 or around.prompt.num_han < 4:
+        return KEEP
+    if any(word in around.prompt.raw for word in ("繁体", "繁體", "简体", "簡體", "粤语", "粵語", "古文", "文言")):
+        return KEEP
+    asked, answered = chinese_variant(around.prompt.raw[:2000]), chinese_variant(text.raw[:2000])
+    return objection(f"asked in {asked}, answered in {answered}") if asked and answered and asked != answered else KEEP
+
+
+RULES = (
+    Rule("language", 1, "answers in another language", "答非所问语", "hanlin.text.language", check_agreement),
+    Rule(
+        "mixed",
+        1,
+        "mixes languages",
+        "中英混杂",
+        "hanlin.text.language",
+        check_mixed,
+        ("用 Python 写",),
+        ("我们 should 一起 discuss 这个 important 问题",),
+    ),
+    Rule("emoji", 1, "emoji", "表情符号", "Unicode 16, emoji-data", check_emoji, ("好 ✓ ©",), ("好😊",)),
+    Rule("script", 1, "the other Chinese script", "简繁不一致", "OpenCC's STCharacters", check_script),
+)

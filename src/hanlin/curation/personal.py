@@ -1,0 +1,266 @@
+"""Personal data in Chinese and English: which characters of a text identify or reach a person.
+
+A pattern proposes, a check digit or the words before it decide (`checksums`, `cues`). Patterns know no word
+boundary: Python's does not divide Han characters from digits, so 手机13812345678请回 would be missed. They run only
+where their trigger occurs, on windows of bounded size, so that no text is slow. Sources: GB 11643, GB 32100, GA 36,
+ISO/IEC 7812, RFC 5321 and 5737, the numbering plans of the Chinese and the American regulator; kinds and severities
+follow Google's Sensitive Data Protection.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+from hanlin.curation import checksums
+from hanlin.curation.contacts import find_contacts
+from hanlin.curation.cues import is_arithmetic, is_quantity, says
+from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
+from hanlin.curation.secrets import find_secrets, find_url_credentials
+
+_START, _END = r"(?<![0-9A-Za-z_])", r"(?![0-9A-Za-z_])"
+_MANY_DIGITS = re.compile(r"\d(?:[ .()\u2010-\u2015-]{0,2}\d){5}")
+
+_RESIDENT = re.compile(r"(?<!\d)(?<!\d[-.])([1-8]\d{5})([ -]?)((?:18|19|20)\d{6})\2(\d{3}[\dXx])(?!\d)(?![A-Za-z_])")
+_OLD_RESIDENT = re.compile(r"(?<!\d)([1-8]\d)\d{4}(\d{6})\d{3}(?!\d)(?![A-Za-z_])")
+_CARD = re.compile(
+    r"(?<!\d)(?<!\d[-. ])(?:\d{14,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5}"
+    r"|\d{6}[ -]\d{10,13})"
+    r"(?![ -]?\d)(?![A-Za-z_])"
+)
+_MOBILE = re.compile(
+    r"(?<!\d)(?<!\d[-.])(?:\(?(?:\+|00)?86\)?[ -]?)?(1[3-9]\d(?:\d{8}|([ -])\d{4}\2\d{4}|[ -]\d{8}|\d ?\d{3} ?\d{4}))"
+    r"(?![\d_]|-\d|\.\d)(?![A-Za-z]{3})"
+)
+_LANDLINE = re.compile(
+    r"(?<!\d)(?<!\d[-.])(?:(?:\+|00)86[ -]?\(?(?:0?10|0?2[0-57-9]|0?[3-9]\d\d)\)?[ -]?"
+    r"|[(（]0(?:10|2[0-57-9]|[3-9]\d\d)[)）][ -]?|0(?:10|2[0-57-9]|[3-9]\d\d)([ -]|))"
+    r"[2-9]\d{2,3}[ -]?\d{4}(?:(?:-|转|ext\.? ?)\d{1,5})?(?![\d_])(?!-\d)(?![A-Za-z])"
+)
+_ABROAD = re.compile(r"(?<![\dA-Za-z_)])\+(?!86)[1-9]\d{0,2}(?:[ -]?\(\d{1,4}\))?(?:[ .-]?\d{2,5}){2,5}(?![\d_]|\.\d)")
+_AMERICAN = re.compile(
+    r"(?<![\dA-Za-z_+(])(?<!\d[-. ])(?:1[-. ])?(?:\([2-9]\d\d\) ?|([2-9]\d\d)([-. ]|))[2-9]\d\d[-. ]?\d{4}"
+    r"(?![\d_])(?![-.]\d)"
+)
+_LOCAL_PHONE = re.compile(
+    r"(?<![\dA-Za-z_+])(?<!\d[-. ])(?:0\d{1,4}[ -]?\d{3,4}[ -]?\d{3,4}|[2-9]\d{3}[ -]\d{4})(?![\d_])(?!-\d)"
+)
+_SOCIAL = re.compile(r"(?<![\d-])(?!000|666|9)(\d{3})([- ])(?!00)(\d\d)\2(?!0000)(\d{4})(?![\d-])")
+_TAIWAN = re.compile(_START + r"[A-Z][1289]\d{8}" + _END)
+_HONG_KONG = re.compile(_START + r"([A-Z]{1,2})(\d{6})([(（][0-9A][)）]|[0-9A]" + _END + ")")
+_COMPANY = re.compile(_START + r"[0-9A-HJ-NPQRTUWXY]{2}\d{6}[0-9A-HJ-NPQRTUWXY]{10}" + _END)
+_PLATE = re.compile(
+    r"([京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼])[A-HJ-NP-Z]([·•・ -]?)"
+    r"(?:[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳]|[A-HJK][A-HJ-NP-Z0-9]\d{4}|\d{5}[A-HJK])" + _END
+)
+_PROVINCE = re.compile(r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-HJ-NP-Z]")
+_TRAVEL = re.compile(_START + r"(?:[A-Za-z]{1,2}\d{7,8}|[HMhm]\d{8}(?:\d{2})?|\d{8,9})" + _END)
+_ADDRESS = re.compile(
+    r"(?:[\u4e00-\u9fff]{2,7}(?:省|自治区))?(?:[\u4e00-\u9fff]{2,7}市)?[\u4e00-\u9fff]{1,7}[市区县旗](?:[\u4e00-\u9fff]{1,8}[镇乡街道])?"
+    r"[\u4e00-\u9fff\d]{1,12}(?:路|街|大道|巷|弄|胡同)[\d一二三四五六七八九十百之-]{1,8}号(?:[\u4e00-\u9fffA-Za-z\d-]{0,16}[楼室栋单元座层])?"
+)
+
+_PUBLIC_PHONES = frozenset({"13800138000", "18888888888"})
+_PUBLIC_SOCIAL = frozenset({"078051120", "219099999", "123456789"})
+_DEPARTMENTS = ("91", "92", "93", "11", "12", "13", "51", "52", "53")  # the first two of a company code in digits
+_TOLL_FREE = ("400", "800", "833", "844", "855", "866", "877", "888", "900")
+
+
+def find_personal(text: Text, *, addresses: bool = False) -> tuple[Span, ...]:
+    """Every stretch of personal data, in order, none overlapping; the graver, then the longer stays.
+
+    `addresses` looks for Chinese postal addresses too, which the pattern finds less surely.
+    """
+    found: list[Span] = []
+    if _MANY_DIGITS.search(text.folded):
+        for finder in _BY_DIGITS:
+            found += finder(text)
+    found += find_contacts(text)
+    if text.num_han and _PROVINCE.search(text.folded):
+        found += _plates(text)
+    found += find_url_credentials(text.folded)
+    found += find_secrets(text.folded, text.lowered)
+    if addresses and "号" in text.raw:
+        found += (Span(*match.span(), "address", "contextual") for match in _ADDRESS.finditer(text.raw))
+    return _apart(found) if len(found) > 1 else tuple(found)
+
+
+_GRAVITY: dict[Severity, int] = {"sensitive": 0, "personal": 1, "contextual": 2}
+
+
+def _apart(found: list[Span]) -> tuple[Span, ...]:
+    kept: list[Span] = []
+    for span in sorted(found, key=lambda span: (span.start, -span.end)):
+        while kept and span.start < kept[-1].end and _weight(span) > _weight(kept[-1]):
+            kept.pop()
+        if not kept or span.start >= kept[-1].end:
+            kept.append(span)
+    return tuple(kept)
+
+
+def _weight(span: Span) -> tuple[int, int]:
+    return -_GRAVITY[span.severity], span.end - span.start
+
+
+def _digits(text: str) -> str:
+    return "".join(char for char in text if "0" <= char <= "9")
+
+
+def _after_letter(text: str, start: int) -> bool:
+    return start > 0 and text[start - 1].isascii() and (text[start - 1].isalpha() or text[start - 1] == "_")
+
+
+def _residents(text: Text) -> Iterator[Span]:
+    for match in _RESIDENT.finditer(text.folded):
+        number = match[1] + match[3] + match[4]
+        if checksums.is_resident_id(number):
+            yield Span(*match.span(), "cn_resident_id", "sensitive")
+    for match in _OLD_RESIDENT.finditer(text.folded):
+        born = checksums.is_birth_date(f"19{match[2]}")
+        if match[1] in checksums.PROVINCES and born and says(text.lowered, match.start(), "identity"):
+            yield Span(*match.span(), "cn_resident_id", "sensitive")
+
+
+def _cards(text: Text) -> Iterator[Span]:
+    for match in _CARD.finditer(text.folded):
+        digits = _digits(match[0])
+        if not 14 <= len(digits) <= 19 or len(set(digits)) < 3 or _after_letter(text.folded, match.start()):
+            continue
+        if not checksums.is_luhn(digits) or not checksums.is_card_issuer(digits):
+            continue
+        if not says(text.lowered, match.start(), "number") and not is_arithmetic(text.folded, *match.span()):
+            yield Span(*match.span(), "bank_card", "sensitive")
+
+
+def _mobiles(text: Text) -> Iterator[Span]:
+    for match in _MOBILE.finditer(text.folded):
+        start, end = match.span()
+        if _digits(match[1]) in _PUBLIC_PHONES:
+            continue
+        before = text.folded[start - 1] if start else " "
+        if before in "(（" and match[0].count(")") and not match[0].count("("):
+            start -= 1
+        if says(text.lowered, start, "phone") or (
+            not _after_letter(text.folded, start)
+            and before not in "#.$¥￥€_/"
+            and not _is_joined(text.folded[end : end + 1])
+            and not says(text.lowered, start, "number")
+            and not is_arithmetic(text.folded, start, end)
+            and not is_quantity(text.lowered, end)
+        ):
+            yield Span(start, end, "cn_mobile")
+
+
+def _is_joined(after: str) -> bool:
+    return after.isascii() and (after.isalpha() or after in ("%", "/"))
+
+
+def _landlines(text: Text) -> Iterator[Span]:
+    for match in _LANDLINE.finditer(text.folded):
+        plain = match[1] == ""
+        if plain and not says(text.lowered, match.start(), "phone"):
+            continue
+        if says(text.lowered, match.start(), "number") or _after_letter(text.folded, match.start()):
+            continue
+        yield Span(*match.span(), "cn_landline")
+
+
+def _phones_abroad(text: Text) -> Iterator[Span]:
+    for match in _ABROAD.finditer(text.folded) if "+" in text.folded else ():
+        digits = _digits(match[0])
+        if 9 <= len(digits) <= (13 if len(match[0]) == len(digits) + 1 else 15) and not is_arithmetic(
+            text.folded, match.start() + 1, match.end()
+        ):
+            if digits.startswith("1") and (len(digits) != 11 or _is_public_american(digits[1:])):
+                continue
+            yield Span(*match.span(), "phone")
+    for match in _AMERICAN.finditer(text.folded):
+        digits = _digits(match[0])[-10:]
+        plain = match[2] == ""
+        cued = says(text.lowered, match.start(), "phone")
+        if _is_public_american(digits) or (not cued and (plain or match[2] == " ")):
+            continue
+        if cued or not (says(text.lowered, match.start(), "number") or is_arithmetic(text.folded, *match.span())):
+            yield Span(*match.span(), "phone")
+    for match in _LOCAL_PHONE.finditer(text.folded):
+        if 8 <= len(_digits(match[0])) <= 12 and says(text.lowered, match.start(), "phone"):
+            yield Span(*match.span(), "phone")
+
+
+def _is_public_american(digits: str) -> bool:
+    """Toll-free numbers, and 555-0100 to 555-0199, which the numbering plan reserves for fiction."""
+    return digits[:3] in _TOLL_FREE or digits[3:8] == "55501"
+
+
+def _socials(text: Text) -> Iterator[Span]:
+    for match in _SOCIAL.finditer(text.folded):
+        if match[1] + match[3] + match[4] in _PUBLIC_SOCIAL or says(text.lowered, match.start(), "number"):
+            continue
+        if match[2] == "-" or says(text.lowered, match.start(), "identity"):
+            yield Span(*match.span(), "us_ssn", "sensitive")
+
+
+def _documents(text: Text) -> Iterator[Span]:
+    for match in _TAIWAN.finditer(text.folded):
+        if checksums.is_taiwan_id(match[0]):
+            yield Span(*match.span(), "tw_id", "sensitive")
+    for match in _HONG_KONG.finditer(text.folded):
+        bracket = match[3][0] in "(（"
+        if checksums.is_hong_kong_id(match[1], match[2], match[3].strip("()（）")) and (
+            bracket or says(text.lowered, match.start(), "identity")
+        ):
+            yield Span(*match.span(), "hk_id", "sensitive")
+    for match in _TRAVEL.finditer(text.folded):
+        if says(text.lowered, match.start(), "passport"):
+            yield Span(*match.span(), "passport", "sensitive")
+
+
+def _companies(text: Text) -> Iterator[Span]:
+    for match in _COMPANY.finditer(text.folded):
+        plain = match[0].isdigit()
+        if plain and (not match[0].startswith(_DEPARTMENTS) or says(text.lowered, match.start(), "number")):
+            continue
+        if checksums.is_company_code(match[0]):
+            yield Span(*match.span(), "uscc", "contextual")
+
+
+def _plates(text: Text) -> Iterator[Span]:
+    for match in _PLATE.finditer(text.folded):
+        tail = match[0][2:]
+        if sum(map(str.isdigit, tail)) < 2 or (tail.isdigit() and tail.startswith(("19", "20")) and len(tail) == 4):
+            continue
+        # 新, 云, 青, 黑 … are words too: 新GDP2023. These want a dot, five digits or a word about cars.
+        if (
+            match[1] not in "新云青黑宁川吉贵"
+            or match[2] in tuple("·•・")
+            or says(text.lowered, match.start(), "plate")
+            or (sum(map(str.isdigit, tail)) >= 3 and not tail[:2].isalpha())
+        ):
+            yield Span(*match.span(), "plate")
+
+
+_BY_DIGITS: tuple[Callable[[Text], Iterator[Span]], ...] = (
+    *(_residents, _cards, _mobiles, _landlines, _phones_abroad, _socials, _documents, _companies),
+)
+
+
+def check_personal(text: Text, around: Around) -> Verdict:
+    """The rule `personal`: objects where `find_personal` finds something, and proposes masks."""
+    spans = find_personal(text)
+    return objection(f"{len(spans)} × {spans[0].kind}", spans, action="mask") if spans else KEEP
+
+
+PERSONAL = Rule(
+    name="personal",
+    version=1,
+    english="personal data",
+    chinese="个人信息",
+    source="GB 11643, GB 32100, GA 36, ISO/IEC 7812; see hanlin.curation.personal",
+    check=check_personal,
+    passes=(
+        "拨打110或12345",
+        "写信给 name@example.com",
+        "ISBN 978-7-111-21382-6",
+        "版本 3.14.15.92",
+        "13812345678 × 2 = ?",
+    ),
+    fails=("手机13812345678请回", "我的邮箱是zhang.san@163.com", "身份证11010519491231002X", "ssh 到 47.93.12.200"),
+)

@@ -1,0 +1,183 @@
+"""Files of rows, read in chunks of bounded size and written so that a killed run leaves none half.
+
+Surprising: a row travels as the bytes it was read as, so that a row which no rule changes is written byte for byte.
+Reading never fails for a row's sake: what cannot be read comes as a `Trouble` with its place.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from hanlin.config import missing_file
+from hanlin.errors import DataError
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.zst", ".json.zst", ".ndjson.zst")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a row could not be read; `size` bytes long."""
+
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of one file in order: `rows[i]` is row `first + i` (from 1), as bytes of JSON, or what is wrong with it."""
+
+    number: int
+    file: str
+    first: int
+    rows: tuple[bytes | Trouble, ...]
+    consumed: int
+
+
+def find_shards(names: Sequence[str]) -> list[Path]:
+    """Files of the recipe, folders searched. Raises DataError."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(one for one in path.rglob("*") if one.name.endswith(SUFFIXES) and one.is_file())
+            if not inside:
+                raise DataError(f"{path} holds no data; expected {', '.join(SUFFIXES)}")
+            found += inside
+        elif not path.exists():
+            raise DataError(missing_file(path))
+        elif not path.name.endswith(SUFFIXES):
+            raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    return found
+
+
+def read_chunks(files: Sequence[Path], *, chunk_bytes: int, largest_row: int) -> Iterator[Chunk]:
+    """All rows of all files; a chunk ends at the first row that reaches `chunk_bytes`, and with its file."""
+    number = 0
+    for file in files:
+        rows: list[bytes | Trouble] = []
+        first, size = 1, 0
+        for row in _read(file, largest_row):
+            rows.append(row)
+            size += len(row) if isinstance(row, bytes) else 100
+            if size >= chunk_bytes:
+                yield Chunk(number, str(file), first, tuple(rows), size)
+                number, first, rows, size = number + 1, first + len(rows), [], 0
+        if rows:
+            yield Chunk(number, str(file), first, tuple(rows), size)
+            number += 1
+
+
+def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
+    try:
+        if file.name.endswith(".parquet"):
+            yield from _parquet(file)
+            return
+        with _opened(file) as stream:
+            head = stream.readline(65536)
+            if file.name.endswith((".json", ".json.zst")) or head.removeprefix(_BOM).lstrip()[:1] == b"[":
+                if (rows := _array(head + stream.read())) is not None:
+                    yield from rows
+                    return
+                raise DataError(f"{file} is not a JSON list or JSON Lines; write one row a line")
+            yield from _lines(stream, head.removeprefix(_BOM), largest)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    if not file.name.endswith(".zst"):
+        with file.open("rb") as stream:
+            yield stream
+        return
+    import io
+
+    import zstandard
+
+    with file.open("rb") as raw:
+        try:
+            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            with io.BufferedReader(reader, 1 << 20) as stream:  # type: ignore[type-var]
+                yield stream
+        except zstandard.ZstdError as error:
+            raise DataError(f"{file} is damaged: {error}; was a copy cut off?") from None
+
+
+def _lines(stream: IO[bytes], head: bytes, largest: int) -> Iterator[bytes | Trouble]:
+    """Every line but blank ones (they count, as editors number them: as empty bytes)."""
+    line = head
+    while line:
+        size = len(line)
+        if not line.endswith(b"\n") and size >= 65536:
+            line += stream.readline(max(1, largest - size))
+            size = len(line)
+            if size >= largest and not line.endswith(b"\n"):
+                while (more := stream.readline(1 << 20)) and (size := size + len(more)) and not more.endswith(b"\n"):
+                    pass
+                yield Trouble("the row is too large", size)
+                line = stream.readline(65536)
+                continue
+        yield line.rstrip(b"\r\n") if line.strip() else b""
+        line = stream.readline(65536)
+
+
+def _array(data: bytes) -> list[bytes | Trouble] | None:
+    """The rows of a JSON list, or of JSON Lines in a .json file."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        lines = data.split(b"\n")
+        if not lines[0].strip().endswith(b"}"):
+            return None
+        return [line.strip() for line in lines]
+    rows = value if isinstance(value, list) else [value]
+    return [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows]
+
+
+def _parquet(file: Path) -> Iterator[bytes]:
+    import polars
+
+    try:
+        frame = polars.scan_parquet(file)
+        total = frame.select(polars.len()).collect().item()
+        for start in range(0, total, 2000):
+            for row in frame.slice(start, 2000).collect().iter_rows(named=True):
+                yield json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    except polars.exceptions.PolarsError as error:
+        raise DataError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+
+
+def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -> None:
+    """Write under a temporary name, then rename. Raises DataError when the disk is full, leaving nothing half."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if compress:
+                import zstandard
+
+                with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
+                    for piece in pieces:
+                        writer.write(piece)
+            else:
+                file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        help = "free some space and run the same command again: it goes on where it stopped" if full else "check it"
+        raise DataError(f"{path.parent} cannot be written: {error.strerror or error}; {help}") from None
+
+
+def line_of(record: dict[str, Any]) -> bytes:
+    """A record as one line of JSON."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

@@ -1,0 +1,107 @@
+"""A small linear classifier of offensive text in Chinese and English: hashed character n-grams, no download.
+
+The weights (`toxicity.npz`, 8 bits each) were trained by `hanlin.curation.toxicity_training`; what from, and how well
+they do, is in docs/curation-toxicity.md. It has seen comments of social media and errs on long answers, so these are
+judged by windows and held to a stricter threshold.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.curation.fingerprints import folded
+from hanlin.curation.rule import KEEP, Span, Verdict, objection
+
+NUM_BUCKETS = 1 << 18
+WEIGHTS = Path(__file__).parent / "toxicity.npz"
+WINDOW = 240  # characters judged at once
+MOST_WINDOWS = 200
+_MARGIN = 0.5  # log-odds by the quick count; the exact ones must reach 2.9
+LONG = 0.95  # threshold for a window of a longer text, which is no comment
+_SPACES = re.compile(r"\s+")
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+
+
+def features(text: str) -> NDArray[np.int64]:
+    """Buckets of a text's n-grams, each once: 1 to 3 characters of Chinese, 2 to 5 of other text with word edges."""
+    made = f" {_SPACES.sub(' ', folded(text))} "
+    buckets = [_buckets(made, size) for size in _sizes(made) if len(made) >= size]
+    return np.unique(np.concatenate(buckets)) if buckets else np.zeros(0, np.int64)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return (1, 2, 3) if _HAN.search(text) else (2, 3, 4, 5)
+
+
+def _buckets(text: str, size: int) -> NDArray[np.int64]:
+    """The bucket of the n-gram that starts at each character."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    total = np.full(len(codes) - size + 1, size, np.uint64)
+    for index in range(size):
+        total = (total ^ codes[index : index + len(total)]) * np.uint64(0x100000001B3)
+        total ^= total >> np.uint64(31)
+    return (total * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(46)).astype(np.int64)
+
+
+@cache
+def _model() -> tuple[NDArray[np.float32], float, float, float]:
+    with np.load(WEIGHTS) as arrays:
+        packed = zlib.decompress(arrays["weights"].tobytes())
+        weights = np.frombuffer(packed, np.int8).astype(np.float32) * float(arrays["scale"])
+        return weights, float(arrays["bias"]), float(arrays["threshold_zh"]), float(arrays["threshold_en"])
+
+
+def score(text: str) -> float:
+    """The probability that a short text is offensive."""
+    weights, bias, _, _ = _model()
+    return float(probability(features(text), weights, bias))
+
+
+def probability(buckets: NDArray[np.int64], weights: NDArray[np.float32], bias: float) -> float:
+    """The logistic function of the mean-scaled sum of weights (norm 1 for each text, as it was trained)."""
+    total = weights[buckets].sum() / np.sqrt(max(1, len(buckets))) + bias
+    return float(1 / (1 + np.exp(-np.clip(total, -30, 30))))
+
+
+def threshold(text: str) -> float:
+    """The bundled threshold of the text's language."""
+    _, _, chinese, english = _model()
+    return chinese if _HAN.search(text) else english
+
+
+def windows(text: str) -> Sequence[tuple[int, int]]:
+    """Stretches of about 240 characters that are judged by themselves."""
+    return [(start, start + WINDOW) for start in range(0, max(1, len(text)), WINDOW)][:MOST_WINDOWS]
+
+
+def _suspects(text: str) -> Sequence[tuple[int, int]]:
+    """Windows that may be above `LONG`: repeated n-grams counted each time, which is quick, and a wide margin."""
+    places = windows(text)
+    made = folded(text)
+    if len(made) != len(text) or len(text) < 2 * WINDOW:
+        return places
+    weights, bias, _, _ = _model()
+    totals, edges = np.zeros(len(places)), np.array([start for start, _ in places])
+    sizes = _sizes(made)
+    padded = made[: places[-1][1]] + " " * max(sizes)
+    for size in sizes:
+        totals += np.add.reduceat(weights[_buckets(padded, size)], edges)
+    likely = totals / np.sqrt(WINDOW * len(sizes)) + bias > _MARGIN
+    return [place for place, suspect in zip(places, likely.tolist(), strict=True) if suspect]
+
+
+def judge_toxicity(text: str) -> Verdict:
+    """The rule `toxic`: objects when a window is above its language's threshold."""
+    if not text.strip():
+        return KEEP
+    long = len(text) > WINDOW
+    for start, end in _suspects(text):
+        window = text[start:end]
+        if (found := score(window)) >= (max(LONG, threshold(window)) if long else threshold(window)):
+            return objection(f"probability {found:.2f}", (Span(start, min(end, len(text)), "toxic"),))
+    return KEEP

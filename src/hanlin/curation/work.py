@@ -1,0 +1,166 @@
+"""One chunk of rows through the rules: what a worker process does, and the files it leaves.
+
+chunk-000007.rows.jsonl       rows that stay, as they are to be written
+chunk-000007.decisions.jsonl  every drop, edit and flag
+chunk-000007.aside.jsonl      rows that could not be read, each with its place and reason
+chunk-000007.npz              prints of the rows that stay, for duplicates
+chunk-000007.done.json        counts; written last: a chunk with it is complete
+"""
+
+import base64
+import importlib.util
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanlin.curation.contamination import Benchmarks, find_contamination, read_benchmarks
+from hanlin.curation.duplicates import Prints, make_prints
+from hanlin.curation.policy import Decision, Judge, Outcome, curate_row
+from hanlin.curation.recipe import CurationRecipe
+from hanlin.curation.rule import Text
+from hanlin.curation.shards import Chunk, Trouble, line_of, write_file
+from hanlin.data.rows import BadRow
+from hanlin.errors import ConfigError
+from hanlin.text.language import HAN_WORTH
+
+PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "npz")
+_SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)
+
+
+@dataclass(slots=True)
+class Tools:
+    """What a worker loads once."""
+
+    recipe: CurationRecipe
+    benchmarks: Benchmarks
+    judge: Judge | None
+
+
+def make_tools(recipe: CurationRecipe) -> Tools:
+    """Load benchmark files and, where the recipe asks for it, the classifier. Raises ConfigError, DataError."""
+    missing = [name for name in ("opencc", "rensa", "zstandard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'curation needs {" and ".join(missing)}: pip install "hanlin[curate]"')
+    sides = (recipe.curation.prompt, recipe.curation.chosen, recipe.curation.rejected, recipe.curation.user)
+    judge = None
+    if any(side.toxic != "keep" for side in (*sides, recipe.curation.assistant, recipe.curation.document)):
+        from hanlin.curation.toxicity import judge_toxicity as judge
+    return Tools(recipe, read_benchmarks(recipe.decontamination.files), judge)
+
+
+def part(work: Path, number: int, name: str) -> Path:
+    return work / f"chunk-{number:06d}.{name}"
+
+
+def is_done(work: Path, number: int) -> bool:
+    return part(work, number, "done.json").exists()
+
+
+@dataclass(slots=True)
+class _Piles:
+    """What a chunk's rows are sorted into."""
+
+    rows: list[bytes]
+    places: list[str]
+    slots: list[list[tuple[str, str]]]
+    decisions: list[bytes]
+    aside: list[bytes]
+    counts: Counter[str]
+
+
+def curate_chunk(chunk: Chunk, work: Path, tools: Tools) -> dict[str, int]:
+    """Curate the chunk's rows and write its files; the counts."""
+    piles = _Piles([], [], [], [], [], Counter())
+    source = Path(chunk.file).name
+    for number, raw in enumerate(chunk.rows, start=chunk.first):
+        place = f"{source}:{number}"
+        if raw == b"":
+            continue
+        piles.counts[f"read|{source}"] += 1
+        if isinstance(raw, Trouble):
+            _set_aside(piles, chunk.file, number, raw.reason, raw)
+            continue
+        try:
+            row = json.loads(raw)
+            outcome = curate_row(row, place, tools.recipe.curation, judge=tools.judge)
+        except BadRow as bad:
+            _set_aside(piles, chunk.file, number, bad.reason, raw)
+            continue
+        except (ValueError, RecursionError) as error:
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "the line is not JSON"
+            _set_aside(piles, chunk.file, number, reason, raw)
+            continue
+        _decontaminate(outcome, tools)
+        _sort(piles, outcome, raw, place, source)
+    prints = make_prints(piles.slots, tuple(tools.recipe.duplicates.near))
+    _write(chunk, work, piles, prints)
+    return dict(piles.counts)
+
+
+def _decontaminate(outcome: Outcome, tools: Tools) -> None:
+    if outcome.row is None:
+        return
+    found = find_contamination(
+        [text for _, text in outcome.slots], tools.benchmarks, coverage=tools.recipe.decontamination.coverage
+    )
+    if found:
+        reason = f"{found[0]}, {found[1]:.0%} of it"
+        outcome.decisions.append(Decision("row", "contaminated", 1, "drop", reason))
+        outcome.row = None
+
+
+def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) -> None:
+    for decision in outcome.decisions:
+        piles.decisions.append(line_of({"row": place, "id": outcome.id, **asdict(decision)}))
+        piles.counts[f"decision|{decision.side}|{decision.rule}|{decision.action}"] += 1
+        piles.counts[f"by source|{source}|{decision.rule}|{decision.action}"] += 1
+    if outcome.row is None:
+        piles.counts[f"dropped|{outcome.dropped_by}"] += 1
+        return
+    made = json.dumps(outcome.row, ensure_ascii=False).encode("utf-8", "backslashreplace") if outcome.changed else raw
+    piles.rows.append(made + b"\n")
+    piles.places.append(place)
+    piles.slots.append(outcome.slots)
+    piles.counts[f"passed|{source}"] += 1
+    for side, text in outcome.slots:
+        if side in ("chosen", "rejected", "assistant", "document"):
+            made_text = Text(text)
+            size = next((limit for limit in _SIZES if made_text.size <= limit), 0)
+            piles.counts[f"length|{side}|{size}"] += 1
+            piles.counts[f"language|{side}|{_script(made_text)}"] += 1
+
+
+def _script(text: Text) -> str:
+    """For the plot: by raw counts, one Han character worth 0.6 words as in `text.language`."""
+    if not text.num_han:
+        return "Latin" if text.words else "none"
+    return "Han" if HAN_WORTH * text.num_han >= len(text.words) else "Latin"
+
+
+def _set_aside(piles: _Piles, file: str, number: int, reason: str, raw: bytes | Trouble) -> None:
+    record: dict[str, Any] = {"file": file, "row": number, "reason": reason}
+    if isinstance(raw, Trouble):
+        record["bytes"] = raw.size
+    else:
+        try:
+            record["raw"] = raw.decode()
+        except UnicodeDecodeError:
+            record["base64"] = base64.b64encode(raw).decode()
+    piles.aside.append(line_of(record))
+    piles.counts[f"aside|{reason}"] += 1
+
+
+def _write(chunk: Chunk, work: Path, piles: _Piles, prints: Prints) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    arrays = {name: getattr(prints, name) for name in ("exact", "present", "near", "size", "tie")}
+    np.savez(buffer, places=np.array([place.encode() for place in piles.places]), **arrays)
+    contents = (piles.rows, piles.decisions, piles.aside, [buffer.getvalue()])
+    for name, pieces in zip(PARTS, contents, strict=True):
+        write_file(part(work, chunk.number, name), pieces)
+    write_file(part(work, chunk.number, "done.json"), [json.dumps(piles.counts, ensure_ascii=False).encode()])

@@ -1,0 +1,119 @@
+"""Similar rows go, different rows stay, whatever the order; benchmark items are found."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hanlin.curation.contamination import find_contamination, read_benchmarks
+from hanlin.curation.duplicates import KEYS, Prints, find_duplicates, make_prints
+from hanlin.curation.fingerprints import exact_key, jaccard, shingles, signatures, unit_hashes
+from hanlin.errors import DataError
+
+HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈"
+WORDS = ("sky", "earth", "dark", "yellow", "cosmos", "sun", "moon", "star", "cold", "heat", "rain", "gold", "jade")
+
+
+def made_text(draw: random.Random, size: int) -> list[str]:
+    if draw.random() < 0.5:
+        return [draw.choice(HAN) for _ in range(size)]
+    return [f"{draw.choice(WORDS)} " for _ in range(size)]
+
+
+def edited(draw: random.Random, text: list[str], share: float) -> list[str]:
+    return [draw.choice("甲乙丙丁") if draw.random() < share else piece for piece in text]
+
+
+def pair_of(one: str, other: str) -> bool:
+    prints = make_prints([[("document", one)], [("document", other)]])
+    return bool(list(find_duplicates(prints, keys=("pair",), exact=False, better="first")))
+
+
+def test_similar_texts_are_found_and_different_ones_are_not() -> None:
+    draw = random.Random(3)
+    found = similar = merged = different = 0
+    for _ in range(400):
+        text = made_text(draw, draw.randint(60, 300))
+        other = edited(draw, text, draw.choice([0.01, 0.02, 0.03, 0.15, 0.25, 0.4]))
+        one, two = "".join(text), "".join(other)
+        near = jaccard(shingles(one), shingles(two))
+        if near > 0.8:
+            similar, found = similar + 1, found + pair_of(one, two)
+        elif near < 0.5:
+            different, merged = different + 1, merged + pair_of(one, two)
+    assert similar > 80
+    assert different > 80
+    assert found >= 0.95 * similar
+    assert merged <= 0.01 * different
+
+
+def test_the_exact_key_folds_what_does_not_count() -> None:
+    assert exact_key("繁體中文，ＡＢＣ！") == exact_key("繁体中文 abc")
+    assert exact_key("中文") != exact_key("文中")
+    assert len(unit_hashes("hello 世界 42")) == 4
+
+
+def some_rows() -> list[list[tuple[str, str]]]:
+    draw = random.Random(11)
+    rows = []
+    for _ in range(40):
+        prompt, chosen = made_text(draw, 60), made_text(draw, 120)
+        for share in (0, 0.01, 0.3):
+            answer = "".join(edited(draw, chosen, share))
+            rows.append([("prompt", "".join(prompt)), ("chosen", answer), ("rejected", "".join(made_text(draw, 80)))])
+    return rows
+
+
+@pytest.mark.parametrize("better", ["longer_chosen", "shorter_chosen"])
+def test_the_rows_that_stay_do_not_depend_on_their_order_and_a_second_run_finds_nothing(better) -> None:
+    rows = some_rows()
+    kept = []
+    for seed in (0, 1):
+        order = list(range(len(rows)))
+        random.Random(seed).shuffle(order)
+        shuffled = [rows[index] for index in order]
+        gone = {one.row for one in find_duplicates(make_prints(shuffled), keys=KEYS, better=better)}
+        assert gone
+        kept.append(sorted(order[index] for index in range(len(rows)) if index not in gone))
+    assert kept[0] == kept[1]
+    left = [rows[index] for index in kept[0]]
+    assert list(find_duplicates(make_prints(left), keys=KEYS, better=better)) == []
+
+
+def test_the_better_row_stays() -> None:
+    long = [("prompt", "天地玄黄宇宙洪荒日月盈昃"), ("chosen", HAN + "云腾致雨"), ("rejected", "不")]
+    short = [long[0], ("chosen", HAN), long[2]]
+    (gone,) = find_duplicates(make_prints([short, long]), keys=("pair",), better="longer_chosen")
+    assert (gone.row, gone.of) == (0, 1)
+
+
+def test_signatures_estimate_similarity() -> None:
+    draw = random.Random(1)
+    text = made_text(draw, 400)
+    one, two = shingles("".join(text)), shingles("".join(edited(draw, text, 0.05)))
+    first, second = signatures([one, two])
+    assert float((first == second).mean()) == pytest.approx(jaccard(one, two), abs=0.15)
+
+
+def test_no_rows_are_no_duplicates() -> None:
+    prints = make_prints([])
+    assert isinstance(prints, Prints)
+    assert prints.near.shape == (0, 3, 120)
+    assert not np.any(prints.present)
+    assert list(find_duplicates(prints, keys=KEYS, better="first")) == []
+
+
+def test_benchmark_items_are_found_in_rows(tmp_path: Path) -> None:
+    long = "小明有二十三个苹果，他给了小红七个，又买了十二个，请问小明现在一共有多少个苹果？"
+    english = "A train leaves the station at nine and travels sixty miles an hour for three hours, how far does it go?"
+    file = tmp_path / "bench.jsonl"
+    file.write_text("".join(json.dumps({"question": q}) + "\n" for q in (long, english, "光合作用的产物是什么")))
+    benchmarks = read_benchmarks((str(file),))
+    assert find_contamination([f"题目：{long}答"], benchmarks, coverage=0.5) == ("bench.jsonl:1", 1.0)
+    assert find_contamination([english.upper()], benchmarks, coverage=0.5) == ("bench.jsonl:2", 1.0)
+    assert find_contamination(["光合作用的产物是什么？"], benchmarks, coverage=0.5) == ("bench.jsonl:3", 1.0)
+    assert find_contamination(["光合作用的产物是什么，为什么重要？小明有苹果。"], benchmarks, coverage=0.5) is None
+    with pytest.raises(DataError, match="does not exist"):
+        read_benchmarks((str(tmp_path / "none.jsonl"),))

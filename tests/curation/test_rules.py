@@ -1,0 +1,163 @@
+"""Every rule on its own examples, on people's labels, and on rows made to be slow."""
+
+import time
+
+import pytest
+from identity_cases import probes
+from personal_cases import negatives, positives
+
+from hanlin.curation import languages
+from hanlin.curation.checksums import is_company_code, is_hong_kong_id, is_luhn, is_resident_id, is_taiwan_id
+from hanlin.curation.identity import find_identity, rewritten
+from hanlin.curation.masks import LABELS, Masks, synthetic
+from hanlin.curation.pairs import check_equal, check_gap
+from hanlin.curation.personal import find_personal
+from hanlin.curation.policy import SIDE_RULES, curate_row
+from hanlin.curation.recipe import CurationSection
+from hanlin.curation.rule import Around, Text
+
+EXAMPLES = [
+    (name, text, keep)
+    for name, rule in SIDE_RULES.items()
+    for texts, keep in ((rule.passes, True), (rule.fails, False))
+    for text in texts
+]
+
+
+@pytest.mark.parametrize(("name", "text", "keep"), EXAMPLES)
+def test_a_rule_agrees_with_its_own_examples(name: str, text: str, keep: bool) -> None:
+    assert SIDE_RULES[name].check(Text(text), Around()).keep is keep
+
+
+def test_checksums_know_published_numbers() -> None:
+    """GB 11643's and GB 32100's own examples, and the usual made-up ones of Taiwan and Hong Kong."""
+    assert is_resident_id("11010519491231002X")
+    assert not is_resident_id("110105194912310021")
+    assert not is_resident_id("11010519491331002X")
+    assert is_company_code("91350100M000100Y43")
+    assert not is_company_code("91350100M000100Y44")
+    assert is_luhn("4111111111111111")
+    assert is_taiwan_id("A123456789")
+    assert is_hong_kong_id("A", "123456", "3")
+    assert not is_hong_kong_id("A", "123456", "4")
+
+
+def test_personal_data_is_found_and_look_alikes_are_not() -> None:
+    found = missed = 0
+    for _, text, value in positives(20261121, 60):
+        start = text.index(value)
+        spans = find_personal(Text(text))
+        hit = any(span.start <= start + 1 and span.end >= start + len(value) - 1 for span in spans)
+        found, missed = found + hit, missed + (not hit)
+    false = sum(bool(find_personal(Text(text))) for text in negatives(20261121, 400))
+    assert found / (found + missed) >= 0.98
+    assert found / (found + false) >= 0.97
+
+
+def test_self_identification_is_found_and_talk_of_models_is_not() -> None:
+    judged = [(mistaken, bool(find_identity(Text(text)))) for text, mistaken in probes()]
+    right = sum(mistaken and found for mistaken, found in judged)
+    assert right / sum(found for _, found in judged) >= 0.97
+    assert right / sum(mistaken for mistaken, _ in judged) >= 0.9
+
+
+def test_the_users_own_model_is_no_mistake_and_rewriting_leads_to_it() -> None:
+    text = "我是ChatGPT，一个由OpenAI训练的大型语言模型。"
+    made = rewritten(text, find_identity(Text(text)), name="翰林", maker="本社")
+    assert made == "我是翰林，一个由本社训练的大型语言模型。"
+    assert find_identity(Text(made)) == ()
+    assert find_identity(Text("我是由OpenAI训练的。"), own=("openai",)) == ()
+
+
+HOSTILE = (
+    *("1", "13812345678 ", "1-", "a@", "a.", "@", "1.", "62", "sk-", "eyJa.", "://a:", "粤A", "微信:", "qq "),
+    *("A1", "::", "2001:", "a@a.", "+1 ", "(010)", "我是openai", "openai ", "i am an ai by google ", "<div", "&", "的"),
+    *("哈", "\u200b", "```", "!", "=", "😀", "作为", "is ", "[", "-----BEGIN PRIVATE KEY-----\n"),
+)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_no_rule_is_slow_on_a_megabyte(piece: str) -> None:
+    """A second for each rule by CPU time; the language rules are `text.language`'s, which has a test of its own."""
+    text = Text(piece * (1_000_000 // len(piece)))
+    slow = []
+    for name, rule in SIDE_RULES.items():
+        if name in {rule.name for rule in languages.RULES}:
+            continue
+        begin = time.process_time()
+        rule.check(text, Around(Text("你好")))
+        if (spent := time.process_time() - begin) > 1:
+            slow.append(f"{name}: {spent:.1f} s")
+    assert not slow
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_stands_for_personal_data_is_none(replace: bool) -> None:
+    for kind, text, _ in positives(5, 20):
+        made, _ = Masks(chinese=True, replace=replace).apply(text, find_personal(Text(text)))
+        assert made != text
+        assert find_personal(Text(made)) == (), f"{kind}: {text} became {made}"
+
+
+def test_masks_are_stable_in_a_row_and_numbered() -> None:
+    masks = Masks(chinese=True)
+    assert masks.of("13812345678", "cn_mobile") == masks.of("+86 138-1234-5678", "cn_mobile") == "[手机号]"
+    assert masks.of("13912345678", "cn_mobile") == "[手机号2]"
+    assert Masks(chinese=False).of("a@b.cn", "email") == "[email]"
+    assert synthetic("a@b.cn", "email") == synthetic("a@b.cn", "email") != synthetic("c@b.cn", "email")
+
+
+def test_every_kind_has_a_label() -> None:
+    found = {span.kind for _, text, _ in positives(1, 5) for span in find_personal(Text(text))}
+    assert found <= set(LABELS)
+
+
+def test_pairs_are_equal_when_only_layout_differs() -> None:
+    assert not check_equal(Text("你好，世界！"), Text("你好 世界")).keep
+    assert check_equal(Text("你好，世界！"), Text("再见")).keep
+    assert not check_gap(Text("长" * 400), Text("短")).keep
+
+
+def test_each_side_has_its_own_policy() -> None:
+    row = {
+        "prompt": "你是谁？",
+        "chosen": "我是翰林，一个双语助手。",
+        "rejected": "I am ChatGPT, trained by OpenAI 13812345678.",
+    }
+    outcome = curate_row(row, "x:1", CurationSection(name="翰林"))
+    assert outcome.row is not None
+    assert outcome.row["rejected"] == "I am ChatGPT, trained by OpenAI [手机号]."
+    swapped = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
+    assert curate_row(swapped, "x:1", CurationSection()).row is None
+
+
+def test_a_mistaken_answer_can_become_the_rejected_one() -> None:
+    config = CurationSection.model_validate(
+        {"name": "翰林", "maker": "本社", "chosen": {"identity": "to_rejected", "language": "keep"}}
+    )
+    row = {"prompt": "你是谁？", "chosen": "我是由OpenAI训练的ChatGPT。", "rejected": "不知道。", "source": "made up"}
+    outcome = curate_row(row, "x:1", config)
+    assert outcome.row == {**row, "chosen": "我是由本社训练的翰林。", "rejected": row["chosen"]}
+    again = curate_row(outcome.row, "x:1", config)
+    assert again.row == outcome.row
+    assert not again.decisions
+
+
+def test_an_override_of_one_rule_leaves_the_others_as_they_were() -> None:
+    config = CurationSection.model_validate({"chosen": {"emoji": "drop"}})
+    assert config.chosen.identity == "drop"
+    assert config.rejected.identity == "keep"
+
+
+def test_edits_keep_the_rows_form_and_columns() -> None:
+    row = {
+        "conversations": [{"from": "human", "value": "我的手机13812345678，怎么办？"}],
+        "chosen": {"from": "gpt", "value": "请别公开13812345678。"},
+        "rejected": {"from": "gpt", "value": "不知道"},
+        "extra": [1, None],
+    }
+    made = curate_row(row, "x:1", CurationSection()).row
+    assert made is not None
+    assert made["conversations"][0]["value"] == "我的手机[手机号]，怎么办？"
+    assert made["chosen"] == {"from": "gpt", "value": "请别公开[手机号]。"}
+    assert made["extra"] == row["extra"]

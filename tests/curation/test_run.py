@@ -1,0 +1,199 @@
+"""A whole run: the same rows whatever the workers, ranks, chunks and kills; nothing lost, everything named."""
+
+import json
+import logging
+from pathlib import Path
+
+import polars
+import pytest
+import zstandard
+
+from hanlin.curation import shards
+from hanlin.curation.account import summarise_sheet
+from hanlin.curation.explain import explain
+from hanlin.curation.recipe import CurationRecipe
+from hanlin.curation.run import run
+from hanlin.errors import ConfigError, DataError
+
+PAIRS = [
+    {
+        "prompt": f"请介绍第{number}种水果的特点，并说明它适合在什么季节吃。",
+        "chosen": f"第{number}种水果甘甜多汁，"
+        + f"含有维生素{number}，秋天成熟，适合{number}月食用。" * (1 + number % 3)
+        + "希望有用。",
+        "rejected": f"不知道{number}。",
+    }
+    for number in range(60)
+]
+PAIRS[5]["chosen"] = "我是由OpenAI训练的语言模型，无法吃水果，但可以为您介绍。"
+PAIRS[6]["chosen"] += "请联系13812345678。"
+PAIRS[7] = dict(PAIRS[8])
+
+
+def jsonl(rows: list) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def recipe(output: Path, *files: Path, **sections) -> CurationRecipe:
+    section = {
+        "input": {"files": tuple(map(str, files)), **sections.pop("input", {})},
+        "output": {"directory": str(output)},
+    }
+    section["run"] = {"workers": 1, "chunk_bytes": 2000, **sections.pop("run", {})}
+    return CurationRecipe.model_validate({**section, **sections})
+
+
+def rows_of(output: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(output.glob("rows-*.jsonl")))
+
+
+def quiet(done: int, total: int) -> None:
+    assert 0 <= done <= total
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(jsonl(PAIRS), encoding="utf-8")
+    return file
+
+
+def test_a_run_edits_drops_and_accounts_for_everything(data: Path, tmp_path: Path) -> None:
+    done = run(recipe(tmp_path / "out", data), on_progress=quiet)
+    out = tmp_path / "out"
+    lines = rows_of(out).decode().splitlines()
+    decisions = [json.loads(line) for line in (out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert done.total("read") == 60
+    assert done.total("written") == len(lines) == 60 - done.total("dropped") - done.total("aside")
+    assert any("[手机号]" in line for line in lines)
+    assert not any("OpenAI" in line or "13812345678" in line for line in lines)
+    masked = next(one for one in decisions if one["rule"] == "personal")
+    assert (masked["row"], masked["before"], masked["after"]) == ("pairs.jsonl:7", "13812345678", "[手机号]")
+    assert masked["version"] >= 1
+    same = next(one for one in decisions if one["rule"] == "duplicate_exact")
+    assert same["row"] in ("pairs.jsonl:8", "pairs.jsonl:9")
+    assert "http" not in (out / "report.html").read_text(encoding="utf-8")
+    assert "60 read" in (out / "README.md").read_text(encoding="utf-8")
+    untouched = json.dumps(PAIRS[0], ensure_ascii=False)
+    assert untouched in lines
+
+
+@pytest.mark.parametrize("changes", [{"run": {"workers": 2}}, {"run": {"chunk_bytes": 100_000}}])
+def test_workers_and_chunks_change_nothing(data: Path, tmp_path: Path, changes: dict) -> None:
+    run(recipe(tmp_path / "one", data), on_progress=quiet)
+    run(recipe(tmp_path / "other", data, **changes), on_progress=quiet)
+    for name in ("decisions.jsonl", "set-aside.jsonl", "README.md", "precision.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "other")
+
+
+def test_curating_twice_changes_nothing(data: Path, tmp_path: Path) -> None:
+    run(recipe(tmp_path / "one", data), on_progress=quiet)
+    again = run(recipe(tmp_path / "two", tmp_path / "one" / "rows-00000.jsonl"), on_progress=quiet)
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
+    assert again.total("dropped") == 0
+
+
+def test_a_killed_run_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
+    run(recipe(tmp_path / "whole", data), on_progress=quiet)
+
+    def kill(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(tmp_path / "cut", data), on_progress=kill)
+    finished = sorted((tmp_path / "cut" / ".work").glob("*.done.json"))
+    assert finished
+    before = finished[0].stat().st_mtime_ns
+    seen = []
+    run(recipe(tmp_path / "cut", data), on_progress=lambda done, _: seen.append(finished[0].stat().st_mtime_ns))
+    assert set(seen) == {before}, "a finished chunk was curated again"
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="another recipe"):
+        run(recipe(tmp_path / "cut", data, duplicates={"exact": False}), on_progress=quiet)
+
+
+def test_ranks_share_the_chunks_and_one_call_finishes(data: Path, tmp_path: Path) -> None:
+    run(recipe(tmp_path / "whole", data), on_progress=quiet)
+    for rank in (1, 0):
+        done = run(recipe(tmp_path / "ranks", data), rank=rank, world_size=2, on_progress=quiet)
+        assert not done.complete
+    assert run(recipe(tmp_path / "ranks", data), on_progress=quiet).complete
+    assert rows_of(tmp_path / "ranks") == rows_of(tmp_path / "whole")
+    with pytest.raises(ConfigError, match="--rank 2"):
+        run(recipe(tmp_path / "bad", data), rank=2, world_size=2, on_progress=quiet)
+
+
+def test_parquet_and_zst_give_the_same_rows(data: Path, tmp_path: Path) -> None:
+    run(recipe(tmp_path / "plain", data), on_progress=quiet)
+    packed = tmp_path / "packed.jsonl.zst"
+    packed.write_bytes(zstandard.compress(data.read_bytes()))
+    polars.DataFrame(PAIRS).write_parquet(tmp_path / "pairs.parquet")
+    for name in ("packed.jsonl.zst", "pairs.parquet"):
+        run(recipe(tmp_path / f"of-{name}", tmp_path / name), on_progress=quiet)
+        assert rows_of(tmp_path / f"of-{name}") == rows_of(tmp_path / "plain")
+
+
+def test_bad_rows_are_named_and_kept_aside_and_no_text_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mixed.jsonl"
+    good = json.dumps(PAIRS[0], ensure_ascii=False).encode()
+    large = json.dumps({**PAIRS[1], "chosen": "大" * 200_000}, ensure_ascii=False).encode()
+    bad = (
+        b"{broken secret-text",
+        '{"prompt": "中文"}'.encode("gb18030"),
+        b'{"prompt": "a", "chosen": null, "rejected": "b"}',
+    )
+    file.write_bytes(b"\n".join((b"\xef\xbb\xbf" + good, *bad, large, b"[1]", b"", b'{"x": 1}')) + b"\n")
+    with caplog.at_level(logging.DEBUG):
+        done = run(recipe(tmp_path / "out", file, input={"largest_row": 100_000}), on_progress=quiet)
+    aside = [
+        json.loads(line) for line in (tmp_path / "out" / "set-aside.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [one["row"] for one in aside] == [2, 3, 4, 5, 6, 8]
+    assert aside[0]["raw"] == "{broken secret-text"
+    assert aside[1]["reason"] == "not UTF-8"
+    assert aside[3] == {"file": str(file), "row": 5, "reason": "the row is too large", "bytes": len(large) + 1}
+    assert done.total("read") == 7 == done.total("written") + done.total("aside")
+    assert "secret-text" not in caplog.text + "".join(capsys.readouterr())
+
+
+def test_a_full_disk_is_said_and_loses_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shards.os.fsync
+    calls = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 12:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(shards.os, "fsync", full)
+    with pytest.raises(DataError, match=r"No space left.*goes on where it stopped"):
+        run(recipe(tmp_path / "out", data), on_progress=quiet)
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").rglob("*.partial"))
+    run(recipe(tmp_path / "out", data), on_progress=quiet)
+    run(recipe(tmp_path / "whole", data), on_progress=quiet)
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+
+def test_one_row_is_explained(data: Path) -> None:
+    lines = explain(f"{data}:6")
+    identity = next(line for line in lines if line.side == "chosen" and line.rule == "identity")
+    assert not identity.keep
+    assert identity.found == "openai" or identity.found == "OpenAI"
+    with pytest.raises(DataError, match="no row 99"):
+        explain(f"{data}:99")
+
+
+def test_a_filled_in_sheet_is_summarised(data: Path, tmp_path: Path) -> None:
+    run(recipe(tmp_path / "out", data), on_progress=quiet)
+    sheet = tmp_path / "out" / "precision.csv"
+    with pytest.raises(DataError, match="nobody has filled"):
+        summarise_sheet(sheet)
+    lines = sheet.read_text(encoding="utf-8-sig").splitlines()
+    sheet.write_text("\n".join([lines[0], *(line + "y" for line in lines[1:])]), encoding="utf-8")
+    assert all(right == judged > 0 for _, right, judged in summarise_sheet(sheet))
