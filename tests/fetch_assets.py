@@ -40,6 +40,10 @@ TOKENIZERS = {  # SHA-256 of tokenizer.json and tokenizer_config.json in @lenml/
         "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7",
         "da0e3a7cce6e4d787e85eb1c24d548420e0d7fe2c7a214e192795c46e40d75bb",
     ),
+    "llama3_2": (
+        "6b9e4e7fb171f92fd137b777cc2714bf87d11576700a1dcd7a399e7bbe39537b",
+        "9823dcfdc1121869029da45192238e85cf44f0b232a6d9dc20e4fe6f4242a14e",
+    ),
     "qwen2_5": (
         "c0382117ea329cdf097041132f6d735924b697924d6f6fc3945713e96ce87539",
         "5b5d4f65d0acd3b2d56a35b56d374a36cbc1c8fa5cf3b3febbbfabf22f359583",

@@ -8,29 +8,43 @@ data stays light.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant")  # of text; what a called tool answered is a "tool" turn
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The assistant asks for a function; `arguments` are plain JSON values by name."""
+
+    name: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn: `role` is "system", "user" or "assistant"."""
+    """One turn: `role` is "system", "user", "assistant" or "tool" (what a called tool answered). `tool_calls` end an
+    assistant's turn.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A whole dialogue that ends with an assistant turn."""
+    """A whole dialogue that ends with an assistant turn; `tools` are the functions that it may call, each
+    {"type": "function", "function": {name, description, parameters}}.
+    """
 
     messages: tuple[Message, ...]
     id: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +71,37 @@ class Preference:
     fault: str = ""
 
 
+class Example(Protocol):
+    """An encoded example of any kind: what the loop has to know of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_logical_tokens(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One encoded example and where the loss looks: `scored[i]` is true where `ids[i]` is a target."""
+    """One encoded conversation or document and where the loss looks: `scored[i]` is true where `ids[i]` is a target."""
 
     ids: tuple[int, ...]
     scored: tuple[bool, ...]
+    id: str = ""
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """All that the model sees of it, as runs of numbers: what data is told apart by."""
+        return self.ids, tuple(map(int, self.scored))
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_logical_tokens(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +110,7 @@ class EncodedPair:
     where the family has one.
 
     `shared` is the length of the run of tokens with which both answers begin alike (0 when they differ at once).
+    `reference` is the log-probability of both answers under the starting model, where an objective asks for it.
     """
 
     prompt: tuple[int, ...]
@@ -79,6 +119,12 @@ class EncodedPair:
     id: str = ""
     category: str = ""
     fault: str = ""
+    reference: tuple[float, float] | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """As of `Tokens`."""
+        return self.prompt, self.chosen, self.rejected
 
     @property
     def shared(self) -> int:
@@ -118,7 +164,8 @@ class Batch:
     scored tokens are a list
     of indices because one stream position may predict two different tokens: the last shared one predicts the first of
     each answer. Spans number the scored sequences; `chosen_P`, `rejected_P` and `prompt_P` name the spans of the P
-    pairs. `prompt_P` is empty unless the likelihood term covers the prompt. `ids_P` names each pair for error messages.
+    pairs. `prompt_P` is empty unless the likelihood term covers the prompt. Without pairs all three are empty.
+    `ids_P` names each example for error messages.
     """
 
     tokens_T: Tensor  # int64
@@ -133,6 +180,7 @@ class Batch:
     prompt_P: Tensor
     ids_P: tuple[str, ...]
     num_logical_tokens: int = 0
+    reference_S: Tensor | None = None  # fp32: each span's log-probability under the starting model
 
     @property
     def num_tokens(self) -> int:
@@ -151,6 +199,7 @@ class Batch:
             chosen_P=self.chosen_P.to(device),
             rejected_P=self.rejected_P.to(device),
             prompt_P=self.prompt_P.to(device),
+            reference_S=None if self.reference_S is None else self.reference_S.to(device),
         )
 
 

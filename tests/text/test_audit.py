@@ -195,6 +195,7 @@ def test_side_by_side_shows_both_texts_line_by_line(tmp_path: Path):
         ("gemma3", "gemma3", False),
         ("llama3", "llama3", False),
         ("llama3_1", "llama3", False),
+        ("llama3_2", "llama3.1", False),
         ("qwen2_5", "qwen2.5", False),
     ],
 )

@@ -128,7 +128,7 @@ def test_stops():
         ([Message("user", "")], "turn 1 (user) is empty"),
         ([Message("user", "hi"), Message("assistant", " \u3000\n")], "turn 2 (assistant) is empty"),
         ([Message("system", ""), Message("user", "hi")], "turn 1 (system) is empty"),
-        ([Message("user", "hi"), Message("tool", "42")], "turn 2 has the role 'tool'"),
+        ([Message("user", "hi"), Message("ipython", "42")], "turn 2 has the role 'ipython'"),
     ],
 )
 def test_what_no_family_can_hold_is_refused(format: ChatFormat, messages: list[Message], words: str):
@@ -178,7 +178,7 @@ def test_transformers_renders_our_jinja_equally(format: ChatFormat, default_syst
         expected = theirs.apply_chat_template(as_dicts(messages), tokenize=False, add_generation_prompt=not answered)
         assert format.text(messages, generation_prompt=not answered) == expected
     with pytest.raises(JinjaError, match="Unknown role"):
-        theirs.apply_chat_template([{"role": "tool", "content": "x"}], tokenize=False)
+        theirs.apply_chat_template([{"role": "ipython", "content": "x"}], tokenize=False)
     if format.alternates:
         with pytest.raises(JinjaError, match="alternate"):
             theirs.apply_chat_template([{"role": "user", "content": "x"}] * 2, tokenize=False)

@@ -11,10 +11,10 @@ import datetime
 import difflib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -25,7 +25,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from hanlin.errors import TemplateError
 from hanlin.text.chat import FORMATS, ChatFormat
 from hanlin.text.tokenizer import Tokenizer
-from hanlin.types import Message
+from hanlin.text.tools import function
+from hanlin.types import Message, ToolCall
 
 
 class Difference(NamedTuple):
@@ -104,6 +105,23 @@ PROBES: dict[str, tuple[Message, ...]] = {
     "system text with white space at the ends": _turns("hi", system=" \n Be brief. \n"),
 }
 
+TOOLS: tuple[dict[str, Any], ...] = (
+    function("weather", "查询天气 <now>", city={"type": "string"}, days={"type": "integer"}),
+    function("add", 'Says "a + b".', numbers={"type": "array", "items": {"type": "number"}}),
+)
+_CALL = ToolCall("weather", {"city": "北京 🙂", "days": 2})
+_NESTED = ToolCall("add", {"numbers": [1, 2.5, -1e-07], "as": {"text": "1", "yes": True, "no": None, "q": '"\\n'}})
+_ASKED, _SAID = Message("user", "北京明天天气怎么样？"), Message("assistant", "晴。")
+TOOL_PROBES: dict[str, tuple[Message, ...]] = {
+    "tools": (_ASKED,),
+    "tools and system text": (Message("system", "请用中文回答。"), _ASKED),
+    "tools that are not called": (_ASKED, _SAID, Message("user", "谢谢")),
+    "a call": (_ASKED, Message("assistant", "", (_CALL,)), Message("tool", '{"晴": "25°"}'), _SAID, _ASKED),
+    "a call, unanswered": (_ASKED, Message("assistant", "", (_NESTED,)), Message("tool", " plain <text>\n")),
+    "a call after text": (_ASKED, Message("assistant", "我查一下。", (_CALL,)), Message("tool", "晴")),
+    "two calls": (_ASKED, Message("assistant", "", (_CALL, _NESTED)), Message("tool", "晴"), Message("tool", "2")),
+}
+
 
 def audit(format: ChatFormat, tokenizer: Tokenizer, *, date: str | None = None) -> Audit:
     """Renders every probe with the format and with the checkpoint's template and compares the texts.
@@ -116,6 +134,25 @@ def audit(format: ChatFormat, tokenizer: Tokenizer, *, date: str | None = None) 
     if date is not None:
         format = replace(format, date=date)
     return _audit(format, tokenizer, tokenizer.chat_template, explicit=True)
+
+
+def audit_tools(format: ChatFormat, tokenizer: Tokenizer) -> Audit:
+    """As `audit`, of conversations with tools. A template that writes the same text with tools as without them knows
+    none: `missing_template` is true, and the format's own form is used.
+    """
+    template, asked = tokenizer.chat_template, PROBES["one turn"]
+    if template is None:
+        return Audit(format=format.name, missing_template=True)
+    try:
+        texts = {
+            render(template, asked, tokenizer, generation_prompt=True, date=format.date, tools=tools)
+            for tools in ((), TOOLS)
+        }
+    except (_Refused, TemplateError) as error:
+        return Audit(format=format.name, differences=(Difference("tools", "", str(error)),))
+    if len(texts) == 1:
+        return Audit(format=format.name, missing_template=True)
+    return _audit(format, tokenizer, template, explicit=True, probes=TOOL_PROBES, tools=TOOLS)
 
 
 def choose_format(tokenizer: Tokenizer, *, date: str | None = None) -> ChatFormat:
@@ -166,21 +203,33 @@ def _family(tokenizer: Tokenizer) -> list[ChatFormat]:
     return [FORMATS[name] for name in names]
 
 
-def _audit(format: ChatFormat, tokenizer: Tokenizer, template: str, *, explicit: bool) -> Audit:
+def _audit(
+    format: ChatFormat,
+    tokenizer: Tokenizer,
+    template: str,
+    *,
+    explicit: bool,
+    probes: Mapping[str, tuple[Message, ...]] = PROBES,
+    tools: Sequence[dict[str, Any]] = (),
+) -> Audit:
     """`explicit`: the default system text is given to the template as a message; otherwise the template must write
     it itself.
     """
     differences, skipped, num_compared = [], [], 0
-    for name, messages in PROBES.items():
-        prompt = messages[-1].role == "user"
+    for name, messages in probes.items():
+        prompt = messages[-1].role != "assistant"
         if not prompt and not format.audits_answers:
             continue
         given = messages
         if explicit and format.default_system and messages[0].role != "system":
             given = (Message("system", format.default_system), *messages)
-        ours = format.text(messages, generation_prompt=prompt)
         try:
-            theirs = render(template, given, tokenizer, generation_prompt=prompt, date=format.date)
+            ours = format.text(messages, generation_prompt=prompt, tools=tools)
+        except TemplateError as refusal:
+            skipped.append(f"{name}: {refusal}")
+            continue
+        try:
+            theirs = render(template, given, tokenizer, generation_prompt=prompt, date=format.date, tools=tools)
         except _Refused as refusal:
             skipped.append(f"{name}: {refusal}")
             continue
@@ -191,8 +240,8 @@ def _audit(format: ChatFormat, tokenizer: Tokenizer, template: str, *, explicit:
         if ours != theirs:
             differences.append(Difference(name, ours, theirs))
     if not num_compared and not differences:
-        first = next(iter(PROBES))
-        ours = format.text(PROBES[first], generation_prompt=True)
+        first = next(iter(probes))
+        ours = format.text(probes[first], generation_prompt=True, tools=tools)
         differences.append(Difference(first, ours, f"the template refuses every conversation ({skipped[0]})"))
     return Audit(format=format.name, differences=tuple(differences), skipped=tuple(skipped), num_compared=num_compared)
 
@@ -214,7 +263,13 @@ def _default_system(format: ChatFormat, tokenizer: Tokenizer, template: str) -> 
 
 
 def render(
-    template: str, messages: Sequence[Message], tokenizer: Tokenizer, *, generation_prompt: bool, date: str
+    template: str,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    *,
+    generation_prompt: bool,
+    date: str,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> str:
     """A checkpoint's Jinja template as transformers renders it (`utils/chat_template_utils.py`, 5.x): sandbox, same
     settings and names.
@@ -251,8 +306,8 @@ def render(
         environment.filters["tojson"] = tojson
         environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
         return environment.from_string(template).render(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
-            tools=None,
+            messages=[_as_dict(message) for message in messages],
+            tools=list(tools) or None,
             documents=None,
             add_generation_prompt=generation_prompt,
             date_string=date,
@@ -264,6 +319,15 @@ def render(
         raise TemplateError(f"the chat template cannot be parsed, line {error.lineno}: {error.message}") from None
     except Exception as error:  # a template is somebody else's program: whatever breaks in it is its fault
         raise TemplateError(f"the chat template breaks: {type(error).__name__}: {error}") from None
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """A message as transformers gives it to templates: calls in OpenAI's form, arguments parsed."""
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        functions = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+        made["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+    return made
 
 
 def side_by_side(difference: Difference, *, width: int = 100) -> str:

@@ -11,10 +11,12 @@ newline after Gemma's and ChatML's stop piece belongs to the text but is nothing
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hanlin.errors import ConfigError, TemplateError
-from hanlin.types import ROLES, Message
+from hanlin.text.template import write_template
+from hanlin.text.tools import HERMES, LLAMA, ToolFormat
+from hanlin.types import ROLES, Message, ToolCall
 
 Kind = Literal["control", "text", "answer", "stop"]
 DEFAULT_DATE = "26 Jul 2024"  # what Llama 3.1's own template says when nobody gives a date
@@ -41,6 +43,7 @@ class ChatFormat:
         date: what `{date}` becomes.
         alternates: user and assistant must take turns, beginning with the user.
         audits_answers: false where published templates disagree on what follows an answer: only prompts are audited.
+        tools: how tools are declared, called and answered.
     """
 
     name: str
@@ -60,24 +63,29 @@ class ChatFormat:
     date: str = DEFAULT_DATE
     alternates: bool = False
     audits_answers: bool = True
+    tools: ToolFormat = HERMES
 
     @property
     def stops(self) -> tuple[str, ...]:
         """Every piece that ends an answer, the one that we train first."""
         return (self.stop, *self.other_stops)
 
-    def spans(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Iterator[tuple[str, Kind]]:
+    def spans(
+        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] = (), generation_prompt: bool = False
+    ) -> Iterator[tuple[str, Kind]]:
         """The text in pieces, each a control piece or plain text; joined they are `text`.
 
         Kinds: "control" (one id, found by name), "text", "answer" and "stop". The last two, an answer's text and the
-        control piece after it, are what the assistant says; nothing else is.
+        control piece after it, are what the assistant says; nothing else is. `tools` are declared as `Conversation`
+        has them.
 
         Raises:
-            TemplateError: no messages, an unknown role, an empty content, or an order that the family cannot hold.
+            TemplateError: no messages, an unknown role, an empty content, an order or a call that the family cannot
+            hold.
         """
         if self.bos:
             yield self.bos, "control"
-        for role, content in self._turns(messages):
+        for role, content in self._turns(messages, tools):
             yield from self.header(role)
             says = role == "assistant"
             yield content, "answer" if says else "text"
@@ -95,131 +103,113 @@ class ChatFormat:
             yield self.closing, "control"
         yield self.header_gap, "text"
 
-    def text(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
+    def text(
+        self, messages: Sequence[Message], generation_prompt: bool = False, *, tools: Sequence[dict[str, Any]] = ()
+    ) -> str:
         """The conversation as the official template writes it; with `generation_prompt` the assistant's header follows.
 
         Raises:
             TemplateError: as `spans`.
         """
-        return "".join(text for text, _ in self.spans(messages, generation_prompt=generation_prompt))
+        return "".join(text for text, _ in self.spans(messages, tools=tools, generation_prompt=generation_prompt))
 
-    def answer(self, content: str) -> str:
-        """An assistant content as it stands between header and stop.
+    def answer(self, content: str, calls: Sequence[ToolCall] = ()) -> str:
+        """An assistant content with its calls as it stands between header and stop.
 
         Raises:
-            TemplateError: it is empty.
+            TemplateError: it is empty, or a call cannot be written.
         """
+        text = content.strip() if self.trims else content
+        if calls:
+            return self.tools.write(text, calls)
         if not content.strip():
             raise TemplateError(
                 "the answer is empty or only whitespace; expected text; remove the row or write an answer"
             )
-        return content.strip() if self.trims else content
+        return text
 
     def parse(self, text: str) -> Message:
-        """The assistant message in what a model wrote: everything before the first stop piece, trimmed as rendered.
+        """The assistant message in what a model wrote: everything before the first stop piece, trimmed as rendered,
+        the calls at its end as calls.
 
         A leading assistant header is left out, so that `parse` also reads a whole rendered assistant turn.
         """
         text = text.removeprefix("".join(span for span, _ in self.header("assistant")))
         end = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))
-        return Message("assistant", text[:end].strip() if self.trims else text[:end])
+        return Message("assistant", *self.tools.read(text[:end].strip() if self.trims else text[:end]))
 
-    def _turns(self, messages: Sequence[Message]) -> list[tuple[str, str]]:
-        """Roles and final contents: system text placed, contents trimmed, order checked."""
+    def _turns(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Roles and final contents: system text placed, tools declared, contents trimmed, order checked."""
         for number, message in enumerate(messages, 1):
-            self._check(number, message)
+            self._check(number, message, messages[number - 2] if number > 1 else None)
         if not messages:
             raise TemplateError("the conversation has no messages; expected at least one user message")
         leads = messages[0].role == "system"
         system = messages[0].content if leads else self.default_system
         if self.trims_system:
             system = system.strip()
-        rest = messages[1:] if leads else messages
-        turns = [(message.role, message.content.strip() if self.trims else message.content) for message in rest]
+        numbered = list(self._contents(messages[1:] if leads else messages, first=2 if leads else 1))
+        turns = [(role, content) for _, role, content in numbered]
         if self.alternates:
-            self._check_order([role for role, _ in turns], first=len(messages) - len(rest) + 1)
+            self._check_order([(number, role) for number, role, _ in numbered])
+        declared = self.tools.declare(tools) if tools else ""
+        if declared and self.tools.place == "user":
+            if not turns or turns[0][0] != "user":
+                raise TemplateError("there are tools and no user turn to declare them in; begin with a user turn")
+            turns[0] = ("user", declared + turns[0][1])
+        elif declared:
+            system = f"{system}\n\n{declared}" if system else declared
         if self.folds_system:
             if system:
                 turns[0] = ("user", f"{system}\n\n{turns[0][1]}")
             return turns
-        system = self.preamble.replace("{date}", self.date) + system
+        environment = self.tools.environment if tools else ""
+        system = environment + self.preamble.replace("{date}", self.date) + system
         return [("system", system), *turns] if system else turns
 
-    def _check(self, number: int, message: Message) -> None:
+    def _contents(self, messages: Sequence[Message], *, first: int) -> Iterator[tuple[int, str, str]]:
+        """Number, role and text of each turn; results that follow one another may be one turn."""
+        results: list[str] = []
+        for place, message in enumerate(messages):
+            if message.role == "tool":
+                results.append(self.tools.answered(message.content))
+                followed = messages[place + 1].role if place + 1 < len(messages) else ""
+                if followed != "tool" or self.tools.quotes_results:
+                    yield first + place, self.tools.result_role, "\n".join(results)
+                    results = []
+            elif message.tool_calls:
+                yield first + place, message.role, self.answer(message.content, message.tool_calls)
+            else:
+                yield first + place, message.role, message.content.strip() if self.trims else message.content
+
+    def _check(self, number: int, message: Message, before: Message | None) -> None:
+        if message.role == "tool":
+            if before is None or not (before.role == "tool" or before.tool_calls):
+                raise TemplateError(f"turn {number} is what a tool answered; expected a call in the turn before it")
+            return
         if message.role not in ROLES:
             raise TemplateError(f"turn {number} has the role {message.role!r}; expected one of {', '.join(ROLES)}")
-        if not message.content.strip():
+        if message.tool_calls and message.role != "assistant":
+            raise TemplateError(f"turn {number} ({message.role}) calls a tool; only the assistant may")
+        if not message.content.strip() and not message.tool_calls:
             raise TemplateError(
                 f"turn {number} ({message.role}) is empty or only whitespace; expected text; remove the turn or fill it"
             )
 
-    def _check_order(self, roles: Sequence[str], *, first: int) -> None:
-        for place, role in enumerate(roles):
+    def _check_order(self, roles: Sequence[tuple[int, str]]) -> None:
+        for place, (number, role) in enumerate(roles):
             expected = ("user", "assistant")[place % 2]
             if role != expected:
                 raise TemplateError(
-                    f"turn {first + place} has the role {role!r}; {self.name} expected {expected!r}: user and "
+                    f"turn {number} has the role {role!r}; {self.name} expected {expected!r}: user and "
                     "assistant must alternate, beginning with the user; join or reorder the turns"
                 )
         if not roles:
             raise TemplateError(f"the conversation has only system text; {self.name} expected a user turn after it")
 
     def jinja(self) -> str:
-        """A Jinja chat template that transformers renders as `text` does; for checkpoints that bring none.
-
-        `date_string` overrides the date where the format has one.
-        """
-        default = _quote(self.default_system.strip() if self.trims_system else self.default_system)
-        preamble = _quote(self.preamble).replace("{date}", "' + date + '")
-        date = f"{{%- set date = date_string if date_string is defined else {_quote(self.date)} %}}"
-        trim, trim_system = " | trim" if self.trims else "", " | trim" if self.trims_system else ""
-        role = f"({_quote(self.assistant)} if message['role'] == 'assistant' else message['role'])"
-        system_text = f"{preamble} + system" if self.preamble else "system"
-        lines = [
-            f"{{{{- {_quote(self.bos)} }}}}" if self.bos else "",
-            date if self.preamble else "",
-            "{%- if messages[0]['role'] == 'system' %}",
-            f"    {{%- set system = messages[0]['content']{trim_system} %}}",
-            "    {%- set turns = messages[1:] %}",
-            "{%- else %}",
-            f"    {{%- set system = {default} %}}",
-            "    {%- set turns = messages %}",
-            "{%- endif %}",
-            *([] if self.folds_system else self._jinja_system(system_text)),
-            "{%- for message in turns %}",
-            "    {%- if message['role'] not in ['system', 'user', 'assistant'] %}",
-            "        {{- raise_exception('Unknown role: ' + message['role']) }}",
-            "    {%- endif %}",
-            *(JINJA_ALTERNATION if self.alternates else ()),
-            f"    {{{{- {_quote(self.opening)} + {role} + {_quote(self.closing + self.header_gap)} }}}}",
-            FOLD if self.folds_system else "",
-            f"    {{{{- message['content']{trim} }}}}",
-            f"    {{{{- {_quote(self.stop + self.gap)} }}}}",
-            "{%- endfor %}",
-            "{%- if add_generation_prompt %}",
-            f"    {{{{- {_quote(''.join(span for span, _ in self.header('assistant')))} }}}}",
-            "{%- endif %}",
-        ]
-        return "\n".join(line for line in lines if line) + "\n"
-
-    def _jinja_system(self, text: str) -> list[str]:
-        before, after = "".join(span for span, _ in self.header("system")), self.stop + self.gap
-        turn = f"{{{{- {_quote(before)} + {text} + {_quote(after)} }}}}"
-        return [turn] if self.preamble else ["{%- if system %}", f"    {turn}", "{%- endif %}"]
-
-
-FOLD = "    {{- system + '\\n\\n' if loop.first and system else '' }}"
-JINJA_ALTERNATION = (
-    "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}",
-    "        {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}",
-    "    {%- endif %}",
-)
-
-
-def _quote(text: str) -> str:
-    """A Jinja string literal."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
+        """A Jinja chat template that transformers renders as `text` does; for checkpoints that bring none."""
+        return write_template(self)
 
 
 def _gemma(name: str, *, trims_system: bool) -> ChatFormat:
@@ -239,7 +229,7 @@ def _gemma(name: str, *, trims_system: bool) -> ChatFormat:
     )
 
 
-def _llama3(name: str, *, preamble: str, other_stops: tuple[str, ...]) -> ChatFormat:
+def _llama3(name: str, *, preamble: str, other_stops: tuple[str, ...], tools: ToolFormat) -> ChatFormat:
     return ChatFormat(
         name=name,
         bos="<|begin_of_text|>",
@@ -251,6 +241,7 @@ def _llama3(name: str, *, preamble: str, other_stops: tuple[str, ...]) -> ChatFo
         trims=True,
         preamble=preamble,
         audits_answers=False,
+        tools=tools,
     )
 
 
@@ -274,10 +265,11 @@ def _chatml(name: str, *, default_system: str) -> ChatFormat:
 FORMATS: dict[str, ChatFormat] = {
     "gemma": _gemma("gemma", trims_system=True),
     "gemma3": _gemma("gemma3", trims_system=False),
-    "llama3": _llama3("llama3", preamble="", other_stops=("<|end_of_text|>",)),
+    "llama3": _llama3("llama3", preamble="", other_stops=("<|end_of_text|>",), tools=HERMES),
     "llama3.1": _llama3(
         "llama3.1",
         preamble="Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n",
+        tools=LLAMA,
         other_stops=("<|eom_id|>", "<|end_of_text|>"),
     ),
     "smollm2": _chatml(

@@ -7,7 +7,7 @@ encoded apart from its header: the ids of a prompt are then always a prefix of t
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from hanlin.errors import ConfigError, DataError, TemplateError
 from hanlin.text.chat import ChatFormat, Kind
@@ -15,8 +15,10 @@ from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Conversation, EncodedPair, Message, Preference, Tokens
 
 
-def encode_prompt(messages: Sequence[Message], format: ChatFormat, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a conversation up to and with the assistant's header: what a model continues.
+def encode_prompt(
+    messages: Sequence[Message], format: ChatFormat, tokenizer: Tokenizer, *, tools: Sequence[dict[str, Any]] = ()
+) -> list[int]:
+    """Ids of a conversation up to and with the assistant's header: what a model continues. `tools` are declared.
 
     Raises:
         TemplateError: the conversation ends with an answer, the format cannot hold it, or the tokenizer lacks a
@@ -24,7 +26,7 @@ def encode_prompt(messages: Sequence[Message], format: ChatFormat, tokenizer: To
     """
     if messages and messages[-1].role == "assistant":
         raise TemplateError("the prompt ends with an assistant turn; expected a user turn last; remove the answer")
-    return [id for id, _ in _encode(format.spans(messages, generation_prompt=True), tokenizer)]
+    return [id for id, _ in _encode(format.spans(messages, tools=tools, generation_prompt=True), tokenizer)]
 
 
 def encode_pair(preference: Preference, format: ChatFormat, tokenizer: Tokenizer) -> EncodedPair:
@@ -57,13 +59,13 @@ def encode_conversation(
     with _naming(conversation.id):
         if not messages or messages[-1].role != "assistant":
             raise TemplateError("the conversation does not end with an assistant turn; add the answer")
-        encoded = list(_encode(format.spans(messages), tokenizer))
+        encoded = list(_encode(format.spans(messages, tools=conversation.tools), tokenizer))
     scored = [kind in ("answer", "stop") for _, kind in encoded]
     if score == "last":
         stops = [at for at, (_, kind) in enumerate(encoded) if kind == "stop"]
         earlier = stops[-2] + 1 if len(stops) > 1 else 0
         scored[:earlier] = [False] * earlier
-    return Tokens(ids=tuple(id for id, _ in encoded), scored=tuple(scored))
+    return Tokens(ids=tuple(id for id, _ in encoded), scored=tuple(scored), id=conversation.id)
 
 
 def stop_ids(format: ChatFormat, tokenizer: Tokenizer, extra: Iterable[int] = ()) -> tuple[int, ...]:
@@ -72,6 +74,14 @@ def stop_ids(format: ChatFormat, tokenizer: Tokenizer, extra: Iterable[int] = ()
     """
     known = {id for piece in format.stops if (id := tokenizer.id(piece)) is not None}
     return tuple(sorted(known.union(extra)))
+
+
+def control_ids(format: ChatFormat, tokenizer: Tokenizer) -> dict[str, int]:
+    """The control pieces that the format writes, and their ids; those that the tokenizer has. A stop that it only
+    reads (ChatML's <|endoftext|>) is not among them.
+    """
+    pieces = (format.bos, format.opening, format.closing, format.stop)
+    return {piece: tokenizer.control[piece] for piece in pieces if piece in tokenizer.control}
 
 
 @contextmanager
