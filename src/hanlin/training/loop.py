@@ -16,29 +16,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hanlin.data.loader import PairOrder
-from hanlin.data.pack import count_pairs, pack_all
+from hanlin.data.budget import streams
+from hanlin.data.loader import Order
 from hanlin.errors import ConfigError, TrainingError
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
-from hanlin.objectives.orpo import OrpoConfig, orpo
-from hanlin.objectives.scores import PairScore, score_pairs
+from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import Progress
+from hanlin.training.objective import Objective
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.schedule import learning_rate_factor
-from hanlin.types import Batch, Counts, EncodedPair
+from hanlin.types import Batch, Counts, Example
 
 
 class Observer(Protocol):
     """Is told what happens; draws progress bars, writes logs."""
 
     def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None: ...
-    def evaluated(self, progress: Progress, scores: Sequence[PairScore]) -> None: ...
+    def evaluated(self, progress: Progress, scores: Sequence[Any]) -> None: ...
     def saved(self, path: Path) -> None: ...
 
 
@@ -48,25 +48,26 @@ class Job:
 
     model: Transformer
     optimizer: torch.optim.Optimizer
-    train: Sequence[EncodedPair]
-    held_out: Sequence[EncodedPair]
-    objective: OrpoConfig
+    train: Sequence[Example]
+    held_out: Sequence[Example]
+    objective: Objective[Any]
     config: TrainingConfig
     num_steps: int
-    order: PairOrder
+    order: Order
     save: Callable[[Progress], Path]
 
 
-def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: TrainingConfig) -> int:
+def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfig, *, noun: str = "pairs") -> int:
     """Optimizer steps of the run: what `epochs` gives, unless `steps` or `tokens` say otherwise."""
     num_steps = config.steps if config.steps is not None else order.num_steps
     if num_steps == 0:
-        raise ConfigError(f"training.epochs = {config.epochs:g} of {len(pairs)} pairs is less than one pair; raise it")
+        of = f"{len(examples)} {noun} is less than one {noun[:-1]}"
+        raise ConfigError(f"training.epochs = {config.epochs:g} of {of}; raise it")
     if config.tokens is None:
         return num_steps
     tokens = 0
     for step in range(num_steps):
-        tokens += sum(pairs[index].num_tokens for index in order.step(step))
+        tokens += sum(examples[index].num_tokens for index in order.step(step))
         if tokens >= config.tokens:
             return step + 1
     return num_steps
@@ -74,9 +75,9 @@ def count_steps(order: PairOrder, pairs: Sequence[EncodedPair], config: Training
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """One optimizer step, ready to compute: its pairs, what they score, and their streams."""
+    """One optimizer step, ready to compute: its examples, what they score, and their streams."""
 
-    pairs: list[EncodedPair]
+    examples: list[Example]
     counts: Counts
     batches: list[Batch]
 
@@ -99,7 +100,7 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
             if progress.step == job.num_steps:
                 break
             if _is_due(progress.step, job.config.evaluate_every) and job.held_out:
-                observer.evaluated(progress, evaluate(job.model, job.held_out, job.config))
+                observer.evaluated(progress, evaluate(job.model, job.held_out, job.config, objective=job.objective))
             if interrupted.is_set() or _is_due(progress.step, job.config.save_every):
                 observer.saved(job.save(progress))
             if interrupted.is_set():
@@ -111,16 +112,17 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
 
 
 def _work(job: Job, step: int) -> _Work:
-    pairs = [job.train[index] for index in job.order.step(step)]
-    score_prompt = job.objective.scores_prompt
-    packed = pack_all(pairs, max_tokens=job.config.tokens_per_pass, score_prompt=score_prompt, pad=job.model.compiled)
+    examples = [job.train[index] for index in job.order.step(step)]
+    packed = streams(examples, job.objective.pack, max_tokens=job.config.tokens_per_pass, pad=job.model.compiled)
     batches = [batch.to(job.model.device) for _, batch in packed]
-    return _Work(pairs, count_pairs(pairs, score_prompt=score_prompt), batches)
+    return _Work(examples, job.objective.count(examples), batches)
 
 
-def evaluate(model: Transformer, pairs: Sequence[EncodedPair], config: TrainingConfig) -> list[PairScore]:
-    """Scores of pairs under the model, streamed with the recipe's token budget."""
-    return score_pairs(model, pack_all(pairs, max_tokens=config.tokens_per_pass))
+def evaluate(
+    model: Transformer, examples: Sequence[Example], config: TrainingConfig, *, objective: Objective[Any]
+) -> list[Any]:
+    """Scores of examples under the model, streamed with the recipe's token budget."""
+    return objective.score(model, streams(examples, objective.pack_scored, max_tokens=config.tokens_per_pass))
 
 
 def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str, float]]:
@@ -133,7 +135,7 @@ def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
     for batch in work.batches:
-        loss = orpo(model, batch, work.counts, config=job.objective)
+        loss = job.objective.loss(model, batch, work.counts)
         loss.total.backward()
         losses.append(loss.total.detach())
         for name, value in loss.terms.items():
@@ -141,7 +143,8 @@ def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     numbers = torch.stack([norm, *losses, *sums.values()]).tolist()
     grad_norm, values, terms = numbers[0], numbers[1 : 1 + len(losses)], numbers[1 + len(losses) :]
-    _check_finite(progress.step + 1, values, [batch.ids_P for batch in work.batches], grad_norm)
+    names = [batch.ids_P for batch in work.batches]
+    _check_finite(progress.step + 1, values, names, grad_norm, noun=job.objective.noun)
     factor = learning_rate_factor(
         progress.step, num_steps=job.num_steps, warmup=config.warmup, schedule=config.schedule
     )
@@ -151,32 +154,37 @@ def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str
     if model.scratch is not None:
         model.scratch.renew()
     job.optimizer.zero_grad(set_to_none=False)
-    num_pairs, tokens = len(work.pairs), sum(pair.num_tokens for pair in work.pairs)
-    done = replace(progress, step=progress.step + 1, pairs=progress.pairs + num_pairs, tokens=progress.tokens + tokens)
+    if model.device.type == "cpu":
+        release_memory()
+    num_seen, tokens = len(work.examples), sum(example.num_tokens for example in work.examples)
+    done = replace(progress, step=progress.step + 1, pairs=progress.pairs + num_seen, tokens=progress.tokens + tokens)
     seconds = time.perf_counter() - began
     metrics = {
         "loss": sum(values),
         **dict(zip(sums, terms, strict=True)),
         "grad_norm": grad_norm,
         "learning_rate": config.learning_rate * factor,
-        "epoch": done.pairs / job.order.num_pairs,
+        "epoch": done.pairs / len(job.train),
         "num_tokens": float(done.tokens),
         "tokens_per_second": tokens / seconds,
         "logical_tokens_per_second": sum(batch.num_logical_tokens for batch in work.batches) / seconds,
-        "pairs_per_second": num_pairs / seconds,
+        f"{job.objective.noun}_per_second": num_seen / seconds,
     }
     return done, metrics
 
 
-def _check_finite(step: int, losses: Sequence[float], ids: Sequence[tuple[str, ...]], norm: float) -> None:
-    """Stop before the update when anything is inf or nan, naming the pairs."""
+def _check_finite(
+    step: int, losses: Sequence[float], ids: Sequence[tuple[str, ...]], norm: float, *, noun: str
+) -> None:
+    """Stop before the update when anything is inf or nan, naming the examples."""
     bad = [names for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss)]
     if not bad and math.isfinite(norm):
         return
     named = [name for names in (bad or ids) for name in names]
     what = "loss" if bad else "gradient norm"
     raise TrainingError(
-        f"step {step}: the {what} is not finite; nothing was updated. Pairs of this step: {', '.join(named[:20])}. "
+        f"step {step}: the {what} is not finite; nothing was updated. {noun.capitalize()} of this step: "
+        f"{', '.join(named[:20])}. "
         "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
         "(--resume)"
     )
