@@ -61,7 +61,7 @@ $(READY): pyproject.toml
 	for python in $(CANDIDATES); do echo "$$python: $$("$$python" --version 2>&1)" >&2; done; \
 	echo "Hanlin needs Python 3.11 or newer. Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2
 	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,curate]"
 	@touch $(READY)
 
 $(BENCH_READY): $(READY)

@@ -42,6 +42,7 @@ from hanlin.text.encode import encode_pair
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import Progress
 from hanlin.training.loop import Job, run
+from hanlin.training.objective import objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
 from hanlin.types import Batch, EncodedPair, Message, Preference
@@ -242,7 +243,7 @@ def update() -> str:
         optimizer=make_optimizer(model, config),
         train=[pair],
         held_out=[],
-        objective=OBJECTIVE,
+        objective=objective_of(OBJECTIVE),
         config=config,
         num_steps=1,
         order=PairOrder(1, batch_pairs=1, epochs=1, seed=0),

@@ -49,6 +49,35 @@ def test_the_published_optimizer_is_refused_on_a_cpu_with_a_way_on(name):
         check_optimizer(read(name).training.optimizer, torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("demo", "orpo"),
+        ("sft-smollm2", "sft"),
+        ("pretrain-smollm2", "pretraining"),
+        ("dpo-smollm2", "dpo"),
+        ("reward-smollm2", "reward"),
+    ],
+)
+def test_every_objective_has_a_recipe(name, kind):
+    recipe = read(name)
+    assert recipe.objective.kind == kind
+    assert recipe.data.held_out or recipe.data.held_out_pairs
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("objective.weights=[1]", "has 1 numbers for 2 entries of data.train"),
+        ("objective.weights=[0, 0]", "one of them above 0"),
+        ("training.tokens=1000", "give training.steps"),
+    ],
+)
+def test_a_mixture_that_cannot_work_is_refused(override, said):
+    with pytest.raises(ConfigError, match=said):
+        read("pretrain-smollm2", override)
+
+
 def test_the_demo_trains_on_the_shipped_pairs():
     recipe = read("demo")
     data = recipe.data

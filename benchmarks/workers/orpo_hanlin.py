@@ -21,6 +21,7 @@ from hanlin.training.allocator import settle_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.fit import Fit
 from hanlin.training.loop import Job, run
+from hanlin.training.objective import objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
 from hanlin.types import EncodedPair
@@ -111,7 +112,7 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
         optimizer=make_optimizer(model, config),
         train=pairs,
         held_out=[],
-        objective=OrpoConfig(preset=settings["preset"], weight=settings["weight"]),
+        objective=objective_of(OrpoConfig(preset=settings["preset"], weight=settings["weight"])),
         config=config,
         num_steps=order.num_steps,
         order=order,

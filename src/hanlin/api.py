@@ -17,8 +17,10 @@ import torch
 
 from hanlin.config import load_recipe
 from hanlin.errors import ConfigError
+from hanlin.evaluation.samples import language_numbers, sample_replies
 from hanlin.generation.assistant import Assistant
 from hanlin.generation.sampling import Sampling
+from hanlin.models.adapters import text_place
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import load_model
@@ -29,7 +31,8 @@ from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import model_in
 from hanlin.training.loop import Observer
 from hanlin.training.recipe import Recipe
-from hanlin.training.session import Session, is_finished, open_material, run_directory
+from hanlin.training.session import Material, Session, is_finished, open_material, run_directory
+from hanlin.training.trackers import Look, Looked, Sample
 from hanlin.types import Message
 
 _log = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ def load(
     cannot be opened.
     """
     path = locate(name)
-    tokenizer = Tokenizer.open(path)
+    tokenizer = Tokenizer.open(text_place(path))
     model = load_model(path, dtype=dtype, device=device)
     check_vocabulary(tokenizer, model.config.vocab_size)
     return model, tokenizer
@@ -111,9 +114,24 @@ def train(
     if resume and is_finished(directory, resolved):
         return directory
     session = Session(open_material(resolved), directory, resume=resume)
-    if session.train(observer):
+    if session.train(observer, look=sampler(session.material)):
         session.finish()
     return directory
+
+
+def sampler(material: Material) -> Look:
+    """What asks a model the fixed prompts of a recipe's [track], in its chat format and after its system text."""
+    recipe = material.recipe
+
+    def look(model: Transformer) -> Looked:
+        made = Assistant(model, material.tokenizer, material.format, extra_stops=material.tokenizer.generation_stops)
+        replies = sample_replies(
+            made, recipe.track.samples, max_tokens=recipe.track.sample_tokens, system=recipe.chat.system
+        )
+        samples = (Sample(reply.prompt.messages[-1].content, reply.text, reply.ended) for reply in replies)
+        return Looked(tuple(samples), language_numbers(replies))
+
+    return look
 
 
 def as_messages(messages: str | Sequence[Message | Mapping[str, str]]) -> list[Message]:

@@ -188,7 +188,7 @@ def _mistakes(
         if error["type"] == "missing":
             subject, complaint = key, "is missing; it has no default"
         elif error["type"] == "extra_forbidden":
-            subject, complaint = key, f"is not a known key; {_nearest(cls, names)}"
+            subject, complaint = key, f"is not a known key; {_nearest(cls, names, error['loc'])}"
         elif error["type"] in ("value_error", "assertion_error"):
             subject = f"{key}:" if isinstance(value, dict) else f"{key} = {shown(value)}:"
             complaint = error["msg"].partition(", ")[2]
@@ -233,8 +233,11 @@ def _dotted(names: Sequence[int | str]) -> str:
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
-def _nearest(cls: type[Section], names: tuple[int | str, ...]) -> str:
-    """Which known key was meant: one spelled alike in the same section, or the same one in another section."""
+def _nearest(cls: type[Section], names: tuple[int | str, ...], loc: tuple[int | str, ...]) -> str:
+    """Which known key was meant: one spelled alike in the same section, or the same one in another section.
+
+    Of a union of sections that have a `kind`, only the one that pydantic's location names is the same section.
+    """
     *parents, leaf = names
     here = [cls]
     for name in parents:
@@ -244,16 +247,23 @@ def _nearest(cls: type[Section], names: tuple[int | str, ...]) -> str:
             if name in section.model_fields
             for sub in _sections(section.model_fields[str(name)].annotation)
         ]
-        here = inner or here
+        here = [one for one in inner if _kinds(one).intersection(loc)] or inner or here
     known = sorted({name for section in here for name in section.model_fields})
     prefix = f"{_dotted(parents)}." if parents else ""
     if near := difflib.get_close_matches(str(leaf), known, n=1):
         return f"did you mean {prefix}{near[0]}?"
     everywhere = list(_known_keys(cls, ""))
     for dotted in everywhere:
+        if parents and dotted.startswith(prefix):
+            continue  # of another section of the union
         if difflib.SequenceMatcher(None, str(leaf), dotted.rpartition(".")[2]).ratio() > 0.8:
             return f"did you mean {dotted}?"
     return f"known here: {', '.join(known)}"
+
+
+def _kinds(section: type[Section]) -> set[Any]:
+    """What a section's `kind` may be, where it has one."""
+    return set(get_args(section.model_fields["kind"].annotation)) if "kind" in section.model_fields else set()
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

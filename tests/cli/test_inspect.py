@@ -14,7 +14,7 @@ from hanlin.cli.app import app
 from hanlin.cli.inspect import cache_bytes
 from hanlin.errors import CheckpointError, FetchError
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import count_parameters, save_model, write_generation_config
+from hanlin.models.weights import count_parameters, load_model, save_model, write_generation_config
 from hanlin.text.chat import FORMATS
 from hanlin.text.tokenizer import Tokenizer
 from tiny import CONFIGS
@@ -67,6 +67,7 @@ def test_a_good_directory(tmp_path, name):
     assert found["problems"] == []
     assert found["chat"]["template"] == "equal"
     assert found["chat"]["format"] == FORMAT[name]
+    assert found["chat"]["tools"] == "equal"
     config = replace(CONFIGS[FAMILY[name]], vocab_size=found["tokens"]["rows"])
     assert found["parameters"] == count_parameters(config)
     assert found["stored_as"] == {"float32": found["parameters"]}
@@ -169,3 +170,15 @@ def test_real_files(assets, file, family, parameters, stops):
 
 def test_help_lists_the_known_models():
     assert all(name in inspect("--help").stdout for name in ("gemma-3-270m", "smollm2"))
+
+
+def test_untrained_rows_of_a_base_model_are_a_warning(tmp_path):
+    folder = save_tiny(tmp_path / "llama", "llama3")
+    model, tokenizer = load_model(folder), Tokenizer.from_directory(folder)
+    for piece in ("<|eot_id|>", "<|start_header_id|>"):
+        model.embed.weight.data[tokenizer.control[piece]] = 0
+    save_model(model, folder, dtype="float32")
+    texts = [text for text in warnings(folder) if "untrained" in text]
+    assert texts[0].startswith("the embedding has untrained rows for <|start_header_id|>, <|eot_id|>, which")
+    assert 'model.untrained_rows = "mean"' in texts[0]
+    assert len(texts) == 1

@@ -72,7 +72,7 @@ def test_the_schema_needs_no_recipe(command):
     assert answer.status == 0
     schema = json.loads(answer.out)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert {"model", "data", "chat", "lora", "objective", "training", "output"} == set(schema["properties"])
+    assert {"model", "data", "chat", "lora", "objective", "training", "track", "output"} == set(schema["properties"])
 
 
 @pytest.mark.parametrize(

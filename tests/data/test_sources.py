@@ -12,7 +12,8 @@ from typing import Literal
 import polars
 import pytest
 
-from hanlin.data.sources import fetch_dataset, read_preferences
+from hanlin.data.files import fetch_dataset
+from hanlin.data.sources import read_preferences
 from hanlin.errors import DataError, FetchError
 
 

@@ -337,7 +337,7 @@ MISTAKES = {
     'targets = "all"': ("all-linear",),
     "targets = []": ("at least 1",),
     "rank = 0": ("greater than 0",),
-    "dropout = 0.1": ("not a known key", "rank, targets"),
+    "dropout = 0.1": ("not a known key", "rank, rslora, targets"),
 }
 
 

@@ -168,7 +168,7 @@ def test_what_is_no_model_directory(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     assert "expected a model directory or a .gguf file" in refusal(tmp_path / "notes.txt")
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "LoRA adapter" in refusal(tmp_path)
+    assert "names no base model" in refusal(tmp_path)
     for content, word in (("{", "not JSON"), ("[]", "expected a JSON object"), ("", "not JSON"), ("\xff", "not JSON")):
         (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
         assert word in refusal(tmp_path)

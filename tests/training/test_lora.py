@@ -1,5 +1,6 @@
 """A run with [lora]: only adapters learn, it resumes bit for bit, its directory opens everywhere, its plan is right."""
 
+import json
 import os
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -271,3 +272,18 @@ def test_the_command_trains_adapters(tmp_path: Path):
         n for n in before if "o_proj" in n
     }
     assert "[lora]" in (tmp_path / "run" / "recipe.toml").read_text()
+
+
+def test_a_run_leaves_its_adapter_in_pefts_format_and_another_starts_from_it(tmp_path: Path):
+    """RUN/adapter on the base is the run's merged model; as a model of its own it is trained on."""
+    recipe = write_recipe(tmp_path, lora={"rank": 2, "rslora": True, "alpha": 3})
+    run = hanlin.train(recipe)
+    said = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"], said["use_rslora"]) == (2, 3.0, True)
+    assert said["base_model_name_or_path"] == str((tmp_path / "model").resolve())
+    model, tokenizer = hanlin.load(run / "adapter")
+    merged, _ = hanlin.load(run)
+    ids = torch.tensor(tokenizer.encode("你好 the fox"))
+    torch.testing.assert_close(model.logits(ids), merged.logits(ids), rtol=1e-5, atol=1e-5)
+    values = {"model": {"path": str(run / "adapter")}, "output": {"directory": str(tmp_path / "on")}}
+    assert (hanlin.train(write_recipe(tmp_path, name="on.toml", **values)) / "model.safetensors").exists()

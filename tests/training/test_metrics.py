@@ -1,15 +1,15 @@
 """The diary of a run: every step once, whatever killed it, under TRL's names."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hanlin.errors import TrainingError
-from hanlin.objectives.orpo import OrpoConfig
-from hanlin.objectives.scores import PairScore
+from hanlin.objectives.scores import PairScore, held_out_metrics
 from hanlin.training.checkpoint import Progress
-from hanlin.training.metrics import Diary, MetricsLog, held_out_metrics, plot_metrics, read_metrics
+from hanlin.training.metrics import Diary, MetricsLog, plot_metrics, read_metrics
 
 SCORES = [PairScore(-1.0, -3.0, 2.5), PairScore(-2.0, -1.5, -0.7), PairScore(-0.5, -0.5, 0.0)]
 
@@ -92,7 +92,7 @@ class Listener:
 
 def test_the_diary_writes_and_passes_on(tmp_path: Path):
     listener = Listener()
-    diary = Diary(MetricsLog(tmp_path), listener, OrpoConfig(weight=0.1))
+    diary = Diary(MetricsLog(tmp_path), listener, partial(held_out_metrics, weight=0.1))
     diary.step(Progress(step=1), 9, {"loss": 2.0})
     diary.evaluated(Progress(step=1), SCORES)
     diary.saved(tmp_path / "x")

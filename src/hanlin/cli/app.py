@@ -11,9 +11,11 @@ import typer
 from hanlin import __version__
 from hanlin.cli.chat import chat
 from hanlin.cli.console import fail
+from hanlin.cli.curate import curate
 from hanlin.cli.demo import demo
 from hanlin.cli.evaluate import compare, evaluate
 from hanlin.cli.inspect import inspect
+from hanlin.cli.runs import runs
 from hanlin.cli.train import train
 from hanlin.errors import HanlinError
 
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, train, chat, evaluate, compare):
+for command in (demo, inspect, train, runs, chat, evaluate, compare, curate):
     app.command()(command)
 
 

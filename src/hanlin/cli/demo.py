@@ -154,6 +154,7 @@ def _introduce(material: "Material", directory: Path) -> None:
 
 
 def _run(session: "Session", material: "Material") -> "tuple[list[Row], Measured, Measured]":
+    from hanlin.api import sampler
     from hanlin.cli.train import TrainingDisplay
     from hanlin.evaluation.pairs import pair_rows
     from hanlin.evaluation.prompts import read_prompts
@@ -161,8 +162,8 @@ def _run(session: "Session", material: "Material") -> "tuple[list[Row], Measured
 
     prompts = read_prompts(shipped(HELD_OUT))
     answers_before = _answer(session, prompts, "before 微调前")
-    with TrainingDisplay() as display:
-        finished = session.train(display)
+    with TrainingDisplay(material.objective) as display:
+        finished = session.train(display, look=sampler(material))
     if not finished:
         out.print(f"Stopped and saved. Go on with 继续: hanlin train {session.directory / 'recipe.toml'} --resume")
         raise typer.Exit(130)

@@ -92,7 +92,7 @@ def describe(path: Path, checkpoint: "Checkpoint") -> tuple[dict[str, Any], list
     differences: list[str] = []
     report["tokens"], report["chat"] = None, None
     try:
-        described = _describe_text(path, config, problems)
+        described = _describe_text(path, checkpoint, problems)
     except HanlinError as error:
         problems.append(Problem("error", str(error)))
     else:
@@ -102,14 +102,15 @@ def describe(path: Path, checkpoint: "Checkpoint") -> tuple[dict[str, Any], list
 
 
 def _describe_text(
-    path: Path, config: "ModelConfig", problems: list[Problem]
+    path: Path, checkpoint: "Checkpoint", problems: list[Problem]
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[str]]:
     """The report's "tokens" and "chat", and the differences; problems are added as they are found."""
-    from hanlin.text.audit import audit, choose_format, side_by_side
-    from hanlin.text.encode import check_vocabulary, stop_ids
+    from hanlin.models.adapters import text_place
+    from hanlin.text.audit import audit, audit_tools, choose_format, side_by_side
+    from hanlin.text.encode import check_vocabulary, control_ids, stop_ids
     from hanlin.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.open(path)
+    tokenizer, config = Tokenizer.open(text_place(path)), checkpoint.config
     tokens: dict[str, Any] = {
         "pieces": tokenizer.size,
         "rows": config.vocab_size,
@@ -129,16 +130,22 @@ def _describe_text(
     if found.differences:
         problems.append(Problem("warning", found.notice))
     problems += _token_problems(path, tokenizer, format, found)
+    problems += _untrained_problems(checkpoint, control_ids(format, tokenizer))
     chat = {
         "format": format.name,
-        "template": "missing" if found.missing_template else "equal" if found.clean else "different",
+        "template": _agreement(found),
         "compared": found.num_compared,
         "skipped": list(found.skipped),
         "differences": [difference._asdict() for difference in found.differences],
         "default_system": format.default_system,
+        "tools": _agreement(audit_tools(format, tokenizer)),
     }
     width = min(out.width, 120)
     return tokens, chat, [side_by_side(difference, width=width) for difference in found.differences]
+
+
+def _agreement(found: "Audit") -> str:
+    return "missing" if found.missing_template else "equal" if found.clean else "different"
 
 
 def _piece(tokenizer: "Tokenizer", id: int | None) -> dict[str, Any] | None:
@@ -168,6 +175,26 @@ def _token_problems(path: Path, tokenizer: "Tokenizer", format: "ChatFormat", fo
             f'write "bos_token": "{format.bos}" into tokenizer_config.json'
         )
         problems.append(Problem("warning", text))
+    return problems
+
+
+def _untrained_problems(checkpoint: "Checkpoint", control: dict[str, int]) -> list[Problem]:
+    """Control pieces whose rows a base model never trained. Rows of GGUF files are not looked at."""
+    from hanlin.models.tensorfile import StoredTensor
+    from hanlin.models.untrained import untrained_rows
+
+    problems = []
+    for name, place in (("embedding", "embed.weight"), ("head", "unembed.weight")):
+        tensor = checkpoint.tensors.get(place)
+        if not isinstance(tensor, StoredTensor):
+            continue
+        if ids := set(untrained_rows(tensor.rows, tensor.shape[0], list(control.values()))):
+            pieces = ", ".join(piece for piece, id in control.items() if id in ids)
+            text = (
+                f"the {name} has untrained rows for {pieces}, which the chat format writes: a base model; train it "
+                f'(model.untrained_rows = "mean" gives them a start, [lora] cannot learn them) before you chat with it'
+            )
+            problems.append(Problem("warning", text))
     return problems
 
 
@@ -302,7 +329,12 @@ def _text_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         "equal": f"equal on {chat['compared']} probes 一致",
         "different": f"differs on {len(chat['differences'])} of {chat['compared']} probes 不一致",
     }[chat["template"]]
-    rows += [("chat format 格式", chat["format"]), ("template 模板", template)]
+    tools = {
+        "missing": "not in the template; JSON in <tool_call> is used 模板无工具，用 <tool_call> 中的 JSON",
+        "equal": "as the template writes them 与模板一致",
+        "different": "the template writes them otherwise 与模板不一致",
+    }[chat["tools"]]
+    rows += [("chat format 格式", chat["format"]), ("template 模板", template), ("tools 工具", tools)]
     rows += [("", f"skipped 跳过: {reason}") for reason in chat["skipped"]]
     return rows + ([("system 默认系统提示", chat["default_system"])] if chat["default_system"] else [])
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,8 @@ from hanlin.cli.console import downloading, note, out, show_logs
 from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hanlin.objectives.scores import PairScore
     from hanlin.training.checkpoint import Progress
+    from hanlin.training.objective import Objective
     from hanlin.training.session import Material, Session
 
 
@@ -66,9 +66,12 @@ def train(
 
 def run(session: "Session") -> None:
     """Train to the end, or say how to go on."""
-    directory = session.directory
-    with TrainingDisplay() as display:
-        finished = session.train(display)
+    from hanlin.api import sampler
+
+    directory, objective = session.directory, session.material.objective
+    from_the_start = session.progress.step == 0
+    with TrainingDisplay(objective) as display:
+        finished = session.train(display, look=sampler(session.material))
     if not finished:
         out.print(
             f"\nstopped after step {session.progress.step}; a checkpoint is saved. Go on with 已保存，继续请运行：\n"
@@ -80,12 +83,27 @@ def run(session: "Session") -> None:
         )
         raise typer.Exit(130)
     session.finish()
+    if display.evaluations:
+        print_scores(session, display.evaluations[0] if from_the_start else None, display.evaluations[-1])
     out.print(
         f"\ndone 完成: {directory}\n  hanlin chat {shlex.quote(str(directory))}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_scores(session: "Session", before: "Sequence[Any] | None", after: "Sequence[Any]") -> None:
+    """The held-out examples before and after, with intervals; a resumed run has seen the end only."""
+    from hanlin.evaluation.report import table
+    from hanlin.evaluation.scores import score_rows
+
+    held_out = session.data.held_out
+    title = f"Held-out {session.material.objective.noun} 留出集"
+    if before is None:
+        out.print(table(score_rows(held_out, after), title=title, names=("after 之后", "")))
+    else:
+        out.print(table(score_rows(held_out, before, after), title=title))
 
 
 def print_plan(material: "Material") -> None:
@@ -108,17 +126,17 @@ def say_what_was_dropped(material: "Material") -> None:
                 note(line)
     for lengths in material.data.lengths:
         for reason, count in lengths.dropped.items():
-            note(f"{count} pairs dropped: {reason} ({', '.join(lengths.examples.get(reason, ()))})")
+            note(f"{count} {lengths.noun} dropped: {reason} ({', '.join(lengths.examples.get(reason, ()))})")
         if lengths.shortened:
             note(f"{lengths.shortened} prompts shortened by {lengths.cut_tokens} tokens in all")
 
 
 class TrainingDisplay:
-    """An `Observer` that draws one progress bar: step, loss, reward accuracy, margin, tokens/s, time left. It keeps the
-    evaluations.
+    """An `Observer` that draws one progress bar: step, what the objective shows of it, tokens/s, time left. It keeps
+    the evaluations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, objective: "Objective[Any]") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from hanlin.cli.console import err
@@ -133,7 +151,8 @@ class TrainingDisplay:
         )
         self._task = self._bar.add_task("training", total=None, numbers="")
         self._is_terminal = err.is_terminal
-        self.evaluations: list[Sequence[PairScore]] = []
+        self.evaluations: list[Sequence[Any]] = []
+        self._objective = objective
 
     def __enter__(self) -> "TrainingDisplay":
         self._bar.start()
@@ -143,22 +162,16 @@ class TrainingDisplay:
         self._bar.stop()
 
     def step(self, progress: "Progress", num_steps: int, metrics: dict[str, float]) -> None:
-        numbers = (
-            f"loss {metrics['loss']:.3f} · accuracy {metrics['rewards/accuracies']:.2f} · "
-            f"margin {metrics['rewards/margins']:+.3f} · {metrics['tokens_per_second']:.0f} tok/s"
-        )
+        shown = self._objective.step_line.format_map(metrics)
+        numbers = f"{shown} · {metrics['tokens_per_second']:.0f} tok/s"
         self._bar.update(self._task, completed=progress.step, total=num_steps, numbers=numbers)
         if not self._is_terminal and (progress.step % 10 == 0 or progress.step == num_steps):
             self._bar.console.print(f"step {progress.step}/{num_steps} {numbers}", highlight=False)
 
-    def evaluated(self, progress: "Progress", scores: "Sequence[PairScore]") -> None:
+    def evaluated(self, progress: "Progress", scores: "Sequence[Any]") -> None:
         self.evaluations.append(scores)
-        accuracy = sum(score.margin > 0 for score in scores) / len(scores)
-        nll = -sum(score.chosen for score in scores) / len(scores)
-        self._bar.console.print(
-            f"held out at step {progress.step} 留出集: reward accuracy {accuracy:.3f}, chosen NLL {nll:.3f}",
-            highlight=False,
-        )
+        shown = self._objective.held_out_line.format_map(self._objective.summarise(scores))
+        self._bar.console.print(f"held out at step {progress.step} 留出集: {shown}", highlight=False)
 
     def saved(self, path: Path) -> None:
         self._bar.console.print(f"saved 已保存 {path}", highlight=False, markup=False, soft_wrap=True)

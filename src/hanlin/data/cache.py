@@ -1,4 +1,4 @@
-"""Encoded pairs on disk, so that a second run over the same files starts at once.
+"""Encoded examples on disk, so that a second run over the same files starts at once.
 
 One file for each set of data files under each way to encode them. Its name is a hash of all that decides what comes
 out: the bytes and names of the files, the tokenizer, the chat format, every setting, and the text of the code that does
@@ -21,9 +21,10 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
+from hanlin.data.files import find_files
 from hanlin.data.lengths import LengthReport, Quantiles
-from hanlin.data.sources import RowReport, find_files
-from hanlin.types import EncodedPair
+from hanlin.data.sources import RowReport
+from hanlin.types import EncodedPair, Tokens
 
 WORTH_BYTES = 2**20  # of data files: a megabyte is encoded in about a second
 LIMIT_BYTES = 4 * 10**9
@@ -33,9 +34,9 @@ _STALE_SECONDS = 3600.0  # a file that is still half-written by then belongs to 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFiles:
-    """The pairs of some data files that are left after fitting, and what became of the others."""
+    """The pairs (or conversations) of some data files that are left after fitting, and what became of the others."""
 
-    pairs: list[EncodedPair]
+    examples: Sequence[EncodedPair] | Sequence[Tokens]
     rows: RowReport
     lengths: LengthReport
 
@@ -160,13 +161,16 @@ def trim(folder: Path, *, limit_bytes: int) -> None:
 
 
 def _packed(made: EncodedFiles) -> dict[str, np.ndarray]:
-    """ids [sum of lengths] int32, lengths [P, 3] int32 of prompt, chosen and rejected, and JSON as bytes."""
-    parts = [part for pair in made.pairs for part in (pair.prompt, pair.chosen, pair.rejected)]
-    lengths = np.array([len(part) for part in parts], dtype=np.int32)
-    ids = np.fromiter(chain.from_iterable(parts), dtype=np.int32, count=int(lengths.sum()))
-    names = [[pair.id, pair.category, pair.fault] for pair in made.pairs]
+    """ids [sum of lengths] int32, lengths int32 [P, 3] of prompt, chosen and rejected ([P, 2] of a text: ids
+    and as many 0 and 1), and JSON as bytes.
+    """
+    parts = [example.parts for example in made.examples]
+    lengths = np.array([[len(part) for part in one] for one in parts], dtype=np.int32)
+    flat = chain.from_iterable(chain.from_iterable(parts))
+    ids = np.fromiter(flat, dtype=np.int32, count=int(lengths.sum()))
+    names = [[one.id, one.category, one.fault] if isinstance(one, EncodedPair) else [one.id] for one in made.examples]
     text = json.dumps({"names": names, "rows": asdict(made.rows), "lengths": asdict(made.lengths)})
-    return {"ids": ids, "lengths": lengths.reshape(-1, 3), "text": np.frombuffer(text.encode(), dtype=np.uint8)}
+    return {"ids": ids, "lengths": lengths, "text": np.frombuffer(text.encode(), dtype=np.uint8)}
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> EncodedFiles:
@@ -175,14 +179,18 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> EncodedFiles:
     text = json.loads(arrays["text"].tobytes())
     ends = np.cumsum(lengths, dtype=np.int64).tolist()
     runs = [tuple(ids[start:stop].tolist()) for start, stop in zip([0, *ends], ends, strict=False)]
-    thirds = zip(runs[::3], runs[1::3], runs[2::3], text["names"], strict=True)
-    pairs = [EncodedPair(prompt, chosen, rejected, *names) for prompt, chosen, rejected, names in thirds]
+    if lengths.shape[1] == 3:
+        thirds = zip(runs[::3], runs[1::3], runs[2::3], text["names"], strict=True)
+        examples = [EncodedPair(prompt, chosen, rejected, *names) for prompt, chosen, rejected, names in thirds]
+    else:
+        halves = zip(runs[::2], runs[1::2], text["names"], strict=True)
+        examples = [Tokens(ids, tuple(map(bool, scored)), *names) for ids, scored, names in halves]
     rows, fit = text["rows"], text["lengths"]
     tuples = {"files": tuple(rows["files"]), "ignored": tuple(rows["ignored"]), "examples": _tuples(rows["examples"])}
     spread = {name: Quantiles(**values) for name, values in fit["lengths"].items()}
     histogram = tuple((upper, count) for upper, count in fit["histogram"])
     return EncodedFiles(
-        pairs,
+        examples,
         RowReport(**(rows | tuples)),
         LengthReport(**(fit | {"examples": _tuples(fit["examples"]), "lengths": spread, "histogram": histogram})),
     )

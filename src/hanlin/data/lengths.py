@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hanlin.errors import DataError
-from hanlin.types import EncodedPair
+from hanlin.types import EncodedPair, Tokens
 
 NUM_EXAMPLES = 5  # pairs named for each reason
 TOO_LONG = "too long"
@@ -77,7 +77,7 @@ class LengthReport:
 
     `examples` names the first few pairs of each reason. `lengths` spreads "prompt", "chosen", "rejected" and "row"
     (P + max(C, R)) as they came, before anything was cut; `histogram` counts rows by length as (upper bound, count),
-    bounds doubling. Both are empty without pairs.
+    bounds doubling. Both are empty without pairs. Of conversations (`noun`) "row" and "scored" are spread.
     """
 
     max_length: int
@@ -89,12 +89,12 @@ class LengthReport:
     examples: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lengths: dict[str, Quantiles] = field(default_factory=dict)
     histogram: tuple[tuple[int, int], ...] = ()
+    noun: str = "pairs"
 
     def lines(self) -> list[str]:
         """The report for people: totals, a line for each reason with its first examples."""
-        lines = [
-            f"{self.pairs} pairs: {self.kept} kept, {self.pairs - self.kept} dropped (max_length = {self.max_length})"
-        ]
+        dropped = f"{self.pairs - self.kept} dropped (max_length = {self.max_length})"
+        lines = [f"{self.pairs} {self.noun}: {self.kept} kept, {dropped}"]
         for reason, count in sorted(self.dropped.items(), key=lambda item: -item[1]):
             lines.append(f"  {count} × {reason}: {', '.join(self.examples[reason])}")
         if self.shortened:
@@ -147,22 +147,77 @@ def fit_lengths(
         if cut := len(pair.prompt) - len(fitted.prompt):
             cut_tokens += cut
             tally.add(SHORTENED, f"{pair.id} ({len(pair.prompt)} → {len(fitted.prompt)})")
+    return kept, _report(tally, lengths, max_length=max_length, kept=len(kept), cut=cut_tokens)
+
+
+def fit_tokens(
+    examples: Iterable[Tokens],
+    *,
+    max_length: int,
+    on_long: Literal["drop", "truncate_prompt", "error"],
+    frame: PromptFrame | None = None,
+) -> tuple[list[Tokens], LengthReport]:
+    """As `fit_lengths`, for conversations: what can be cut is everything before the first scored token."""
+    kept: list[Tokens] = []
+    tally = _Tally()
+    lengths: dict[str, list[int]] = {"row": [], "scored": []}
+    cut_tokens = 0
+    for example in examples:
+        lengths["row"].append(len(example.ids))
+        lengths["scored"].append(sum(example.scored))
+        fitted, reason = _fit_tokens(example, max_length, on_long, frame)
+        if fitted is None:
+            tally.add(reason, f"{example.id} ({len(example.ids)})")
+            continue
+        kept.append(fitted)
+        if cut := len(example.ids) - len(fitted.ids):
+            cut_tokens += cut
+            tally.add(SHORTENED, f"{example.id} ({len(example.ids)} → {len(fitted.ids)})")
+    return kept, _report(tally, lengths, max_length=max_length, kept=len(kept), cut=cut_tokens, noun="conversations")
+
+
+def _report(
+    tally: _Tally, lengths: dict[str, list[int]], *, max_length: int, kept: int, cut: int, noun: str = "pairs"
+) -> LengthReport:
+    """The report; raises DataError when there was something and nothing is left."""
     shortened = tally.counts.pop(SHORTENED, 0)
     report = LengthReport(
         max_length=max_length,
         pairs=len(lengths["row"]),
-        kept=len(kept),
+        kept=kept,
         dropped=tally.counts,
         shortened=shortened,
-        cut_tokens=cut_tokens,
+        cut_tokens=cut,
         examples={reason: tuple(named) for reason, named in tally.examples.items()},
         lengths={name: Quantiles.of(values) for name, values in lengths.items() if values},
         histogram=_histogram(lengths["row"]),
+        noun=noun,
     )
     if report.pairs and not kept:
         why = "; ".join(line.strip() for line in report.lines())
-        raise DataError(f"no pair is left of {why}; raise max_length or mend the data")
-    return kept, report
+        raise DataError(f"no {noun[:-1]} is left of {why}; raise max_length or mend the data")
+    return report
+
+
+def _fit_tokens(example: Tokens, max_length: int, on_long: str, frame: PromptFrame | None) -> tuple[Tokens | None, str]:
+    """The conversation as it may stay, or None and the reason why it may not."""
+    length = len(example.ids)
+    if length <= max_length:
+        return example, ""
+    if on_long == "error":
+        raise DataError(
+            f"conversation {example.id} has {length} tokens, more than max_length = {max_length}; raise it, or set "
+            'on_long = "drop" or "truncate_prompt"'
+        )
+    if on_long == "drop" or frame is None:
+        return None, TOO_LONG
+    first = example.scored.index(True)
+    rest = length - first
+    shorter = _shorten(example.ids[:first], max_length - rest, frame)
+    if shorter is not None:
+        unscored = (False,) * len(shorter)
+        return replace(example, ids=shorter + example.ids[first:], scored=unscored + example.scored[first:]), ""
+    return None, SYSTEM_TOO_LONG if frame.start + frame.end + 1 + rest <= max_length else ANSWER_TOO_LONG
 
 
 def _lengths(pair: EncodedPair) -> tuple[int, int, int, int]:

@@ -6,8 +6,17 @@ only the very last one can be smaller. Nothing is remembered between steps, so a
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
+
+
+class Order(Protocol):
+    """Which examples make up each optimizer step, by their indices."""
+
+    @property
+    def num_steps(self) -> int: ...
+    def step(self, number: int, /) -> list[int]: ...
 
 
 class PairOrder:

@@ -1,4 +1,4 @@
-"""Packing: encoded pairs become one flat `Batch` in which nothing is padded and each prompt is stored once.
+"""Packing: encoded examples become one flat `Batch` in which nothing is padded and each prompt is stored once.
 
 A pair is laid out `[prompt, common start | rest of chosen | rest of rejected]`. The common start of the two answers is
 stored once and scored twice, once for each answer; the last stored-once position predicts two different tokens. That is
@@ -6,13 +6,16 @@ exact for a causal model and is tested, gradients included, against two separate
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 
-from hanlin.types import Batch, Counts, EncodedPair, Segment
+from hanlin.data.budget import split_by_budget as split_by_budget
+from hanlin.data.budget import streams
+from hanlin.types import Batch, Counts, EncodedPair, Example, Segment, Tokens
 
 _PAD_SEGMENT = 128  # short, because attention costs the square of a segment's length
-_PAD_STEP = 1024
 
 
 class _Stream:
@@ -44,6 +47,37 @@ class _Stream:
         self.num_spans += 1
         return self.num_spans - 1
 
+    def batch(
+        self,
+        examples: Sequence[Example],
+        *,
+        pad_to: int,
+        chosen: Sequence[int] = (),
+        rejected: Sequence[int] = (),
+        prompt: Sequence[int] = (),
+    ) -> Batch:
+        """The finished batch, filled up to `pad_to` tokens; `chosen`, `rejected` and `prompt` number spans of pairs."""
+        while len(self.tokens) < pad_to:
+            self.lay([0] * min(_PAD_SEGMENT, pad_to - len(self.tokens)), position=0)
+
+        def index(values: Sequence[int]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.int64)
+
+        return Batch(
+            tokens_T=index(self.tokens),
+            positions_T=index(self.positions),
+            segments=tuple(self.segments),
+            predictor_N=index(self.predictors),
+            target_N=index(self.targets),
+            span_N=index(self.spans),
+            num_spans=self.num_spans,
+            chosen_P=index(chosen),
+            rejected_P=index(rejected),
+            prompt_P=index(prompt),
+            ids_P=tuple(example.id for example in examples),
+            num_logical_tokens=sum(example.num_logical_tokens for example in examples),
+        )
+
 
 def pack_pairs(
     pairs: Sequence[EncodedPair], *, score_prompt: bool = False, share: bool = True, pad_to: int = 0
@@ -55,41 +89,57 @@ def pack_pairs(
     with. A shorter stream is filled up to `pad_to` tokens that nothing sees and nobody scores, for compiled models.
     """
     stream = _Stream()
-    chosen, rejected, prompts = [], [], []
+    spans: dict[str, list[int]] = {"chosen": [], "rejected": [], "prompt": []}
+    reference: list[float] = []
     for pair in pairs:
-        shared = pair.shared if share else 0
-        stem = pair.prompt + pair.chosen[:shared]
-        start = stream.lay(stem, position=0)
+        start, chosen, rejected = _lay_pair(stream, pair, share=share)
         if score_prompt:
-            prompts.append(stream.score(range(start, start + len(pair.prompt) - 1), pair.prompt[1:]))
-        for answer, spans in ((pair.chosen, chosen), (pair.rejected, rejected)):
-            if not share and answer is pair.rejected:
-                start = stream.lay(stem, position=0)
-            own = stream.lay(answer[shared:], position=len(stem), prefix=(start, len(stem)))
-            # The stem from the prompt's last token on predicts the common start and, last, this answer's first own
-            # token.
-            predictors = [*range(start + len(pair.prompt) - 1, start + len(stem)), *range(own, own + len(answer))]
-            spans.append(stream.score(predictors[: len(answer)], answer))
-    while len(stream.tokens) < pad_to:
-        stream.lay([0] * min(_PAD_SEGMENT, pad_to - len(stream.tokens)), position=0)
+            spans["prompt"].append(stream.score(range(start, start + len(pair.prompt) - 1), pair.prompt[1:]))
+        spans["chosen"].append(stream.score(chosen[:-1], pair.chosen))
+        spans["rejected"].append(stream.score(rejected[:-1], pair.rejected))
+        reference += pair.reference or ()
+    batch = stream.batch(pairs, pad_to=pad_to, **spans)
+    return replace(batch, reference_S=torch.tensor(reference)) if reference else batch
 
-    def index(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64)
 
-    return Batch(
-        tokens_T=index(stream.tokens),
-        positions_T=index(stream.positions),
-        segments=tuple(stream.segments),
-        predictor_N=index(stream.predictors),
-        target_N=index(stream.targets),
-        span_N=index(stream.spans),
-        num_spans=stream.num_spans,
-        chosen_P=index(chosen),
-        rejected_P=index(rejected),
-        prompt_P=index(prompts),
-        ids_P=tuple(pair.id for pair in pairs),
-        num_logical_tokens=sum(pair.num_logical_tokens for pair in pairs),
-    )
+def pack_ends(pairs: Sequence[EncodedPair], *, share: bool = True, pad_to: int = 0) -> Batch:
+    """The stream of `pack_pairs`, in which only the last token of each answer is read (a reward model's place): the
+    predictor of a span is that token's own position, and its target the token itself.
+    """
+    stream = _Stream()
+    chosen, rejected = [], []
+    for pair in pairs:
+        _, *places = _lay_pair(stream, pair, share=share)
+        chosen.append(stream.score(places[0][-1:], pair.chosen[-1:]))
+        rejected.append(stream.score(places[1][-1:], pair.rejected[-1:]))
+    return stream.batch(pairs, chosen=chosen, rejected=rejected, pad_to=pad_to)
+
+
+def pack_tokens(examples: Sequence[Tokens], *, pad_to: int = 0) -> Batch:
+    """Pack conversations or documents, a segment without prefix and a span each. The first token has no predictor."""
+    stream = _Stream()
+    for example in examples:
+        start = stream.lay(example.ids, position=0)
+        places = [place for place, scored in enumerate(example.scored) if scored and place]
+        stream.score([start + place - 1 for place in places], [example.ids[place] for place in places])
+    return stream.batch(examples, pad_to=pad_to)
+
+
+def _lay_pair(stream: _Stream, pair: EncodedPair, *, share: bool) -> tuple[int, list[int], list[int]]:
+    """Where the pair's prompt starts, and for each answer the positions of the prompt's last token and of its own."""
+    shared = pair.shared if share else 0
+    stem = pair.prompt + pair.chosen[:shared]
+    first = start = stream.lay(stem, position=0)
+    places: list[list[int]] = []
+    for answer in (pair.chosen, pair.rejected):
+        if not share and places:
+            start = stream.lay(stem, position=0)
+        own = stream.lay(answer[shared:], position=len(stem), prefix=(start, len(stem)))
+        # The stem from the prompt's last token on predicts the common start and, last, this answer's first own token.
+        places.append(
+            [*range(start + len(pair.prompt) - 1, start + len(stem)), *range(own, own + len(answer) - shared)]
+        )
+    return first, places[0], places[1]
 
 
 def count_pairs(pairs: Iterable[EncodedPair], *, score_prompt: bool = False) -> Counts:
@@ -99,35 +149,8 @@ def count_pairs(pairs: Iterable[EncodedPair], *, score_prompt: bool = False) -> 
     return Counts(pairs=len(pairs), likelihood_tokens=prompt_tokens + sum(len(pair.chosen) for pair in pairs))
 
 
-def split_by_budget(pairs: Sequence[EncodedPair], *, max_tokens: int) -> list[list[int]]:
-    """Divide pairs, by index, into streams of at most `max_tokens` tokens: whole pairs, first fit by decreasing length.
-
-    A pair longer than the budget gets a stream of its own. The result depends on nothing but the arguments.
-    """
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(pairs)), key=lambda index: -pairs[index].num_tokens):
-        size = pairs[index].num_tokens
-        for number, free in enumerate(room):
-            if size <= free:
-                bins[number].append(index)
-                room[number] -= size
-                break
-        else:
-            bins.append([index])
-            room.append(max_tokens - size)
-    return bins
-
-
 def pack_all(
     pairs: Sequence[EncodedPair], *, max_tokens: int, score_prompt: bool = False, pad: bool = False
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Every pair once, in streams of at most `max_tokens`: (indices of the pairs, their batch).
-
-    With `pad` every stream has that length; one longer pair is padded to the next multiple of 1,024.
-    """
-    for indices in split_by_budget(pairs, max_tokens=max_tokens):
-        inside = [pairs[index] for index in indices]
-        length = sum(pair.num_tokens for pair in inside)
-        padded = max_tokens if length <= max_tokens else -(-length // _PAD_STEP) * _PAD_STEP
-        yield indices, pack_pairs(inside, score_prompt=score_prompt, pad_to=padded if pad else 0)
+    """Every pair once, in streams of at most `max_tokens`: (their indices, their batch)."""
+    return streams(pairs, partial(pack_pairs, score_prompt=score_prompt), max_tokens=max_tokens, pad=pad)

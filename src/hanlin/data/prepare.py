@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -19,14 +19,23 @@ from pydantic import Field
 
 from hanlin.config import Section
 from hanlin.data.cache import EncodedFiles, remembered
-from hanlin.data.lengths import ANSWER_TOO_LONG, NUM_EXAMPLES, TOO_LONG, LengthReport, PromptFrame, fit_lengths
-from hanlin.data.sources import RowReport, read_preferences
+from hanlin.data.conversations import CONVERSATIONS
+from hanlin.data.lengths import (
+    ANSWER_TOO_LONG,
+    NUM_EXAMPLES,
+    TOO_LONG,
+    LengthReport,
+    PromptFrame,
+    fit_lengths,
+    fit_tokens,
+)
+from hanlin.data.sources import RowReport, read_files, read_preferences
 from hanlin.errors import ConfigError, DataError, TemplateError
 from hanlin.text.chat import ChatFormat
-from hanlin.text.encode import encode_pair, encode_prompt
+from hanlin.text.encode import encode_conversation, encode_pair, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.text.vocabulary import fingerprint, longest_run
-from hanlin.types import EncodedPair, Message, Preference
+from hanlin.types import EncodedPair, Message, Preference, Tokens
 
 _HOLD_OUT_SEED = 20_260
 # Characters for each token of the limit from which it is worth asking whether a row can fit at all: no vocabulary that
@@ -34,9 +43,11 @@ _HOLD_OUT_SEED = 20_260
 _SUSPICIOUS = 16
 _log = logging.getLogger(__name__)
 
+Encode = Callable[[tuple[str, ...]], EncodedFiles]  # of the data files that some paths stand for
+
 
 class DataConfig(Section):
-    """The [data] section: which pairs, how long, and what happens to those that do not fit."""
+    """The [data] section: which examples, how long, and what happens to those that do not fit."""
 
     train: tuple[str, ...]
     """Files (.json, .jsonl, .parquet), folders of them, or hub data sets ("org/name", "org/name:subset")."""
@@ -58,21 +69,34 @@ class DataConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Encoded pairs ready to train on, with the reports of what happened to the others: one of each for `train` and for
-    `held_out` files.
+    """Encoded examples ready to train on, with the reports of what happened to the others: one of each for `train` and
+    for `held_out` files.
+
+    Where `train` is several sources on disk, end to end, `sizes` are theirs, `sample` is a few examples that stand for
+    all (the longest is among them), and `key` names the content.
     """
 
-    train: list[EncodedPair]
-    held_out: list[EncodedPair]
+    train: Sequence[Any]
+    held_out: Sequence[Any]
     rows: tuple[RowReport, ...]
     lengths: tuple[LengthReport, ...]
+    sizes: tuple[int, ...] = ()
+    sample: Sequence[Any] = ()
+    key: str = ""
+
+    @property
+    def typical(self) -> Sequence[Any]:
+        """Examples to read lengths from."""
+        return self.sample or self.train
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the training pairs' ids in order: a resumed run must see the same data."""
+        """Hash of the training examples' ids in order: a resumed run must see the same data."""
+        if self.key:
+            return self.key
         digest = hashlib.sha256()
-        for pair in self.train:
-            for ids in (pair.prompt, pair.chosen, pair.rejected):
+        for example in self.train:
+            for ids in example.parts:
                 digest.update(np.array([len(ids), *ids], dtype=np.int32).tobytes())
         return digest.hexdigest()[:16]
 
@@ -224,37 +248,120 @@ def prepare_data(
     Raises DataError, TemplateError or FetchError for data that cannot be used, ConfigError where the section
     contradicts itself.
     """
+
+    def encode(paths: tuple[str, ...]) -> EncodedFiles:
+        return encode_files(paths, config, format, tokenizer, system=system)
+
+    keep = Keep(cache, settings_of(config, format, tokenizer, system=system), on_note)
+    return prepared(config, keep.reading(encode), noun="pairs")
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Where encoded files are kept (None: nowhere), under which settings, and who is told of trouble there."""
+
+    folder: Path | None
+    settings: Callable[[], dict[str, object]]
+    on_note: Callable[[str], None]
+
+    def reading(self, encode: Encode) -> Encode:
+        """`encode`, asked only for files that are not known."""
+
+        def read(paths: tuple[str, ...]) -> EncodedFiles:
+            if self.folder is None:
+                return encode(paths)
+            return remembered(self.folder, paths, self.settings, lambda: encode(paths), on_note=self.on_note)
+
+        return read
+
+
+def settings_of(
+    config: DataConfig, format: ChatFormat, tokenizer: Tokenizer, *, system: str, **others: object
+) -> Callable[[], dict[str, object]]:
+    """All that encoding depends on besides the files and the code."""
+    return lambda: {
+        "format": asdict(format),
+        "system": system,
+        "data": config.model_dump(include={"max_length", "on_long", "on_bad_row"}),
+        "tokenizer": fingerprint(tokenizer),
+        "tokenizers": tokenizers.__version__,
+        **others,
+    }
+
+
+def prepared(config: DataConfig, read: Encode, *, noun: str) -> PreparedData:
+    """Training and held-out examples of the files that the section names."""
     if config.held_out and config.held_out_pairs:
         raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
-
-    def settings() -> dict[str, object]:
-        return {
-            "format": asdict(format),
-            "system": system,
-            "data": config.model_dump(include={"max_length", "on_long", "on_bad_row"}),
-            "tokenizer": fingerprint(tokenizer),
-            "tokenizers": tokenizers.__version__,
-        }
-
-    def read(paths: tuple[str, ...]) -> EncodedFiles:
-        def encode() -> EncodedFiles:
-            return encode_files(paths, config, format, tokenizer, system=system)
-
-        return encode() if cache is None else remembered(cache, paths, settings, encode, on_note=on_note)
-
     files = [read(config.train)]
-    train = files[0].pairs
-    held_out: list[EncodedPair] = []
+    train = list(files[0].examples)
+    held_out: list[Any] = []
     if config.held_out:
         files.append(read(config.held_out))
-        held_out = files[1].pairs
+        held_out = list(files[1].examples)
     elif config.held_out_pairs:
-        if config.held_out_pairs >= len(train):
-            raise ConfigError(
-                f"data.held_out_pairs = {config.held_out_pairs} leaves none of {len(train)} pairs to train on"
-            )
-        order = np.random.default_rng(_HOLD_OUT_SEED).permutation(len(train))
-        apart = set(order[: config.held_out_pairs].tolist())
-        held_out = [pair for index, pair in enumerate(train) if index in apart]
-        train = [pair for index, pair in enumerate(train) if index not in apart]
+        apart = set(held_out_places(len(train), config.held_out_pairs, noun=noun))
+        held_out = [example for index, example in enumerate(train) if index in apart]
+        train = [example for index, example in enumerate(train) if index not in apart]
     return PreparedData(train, held_out, tuple(one.rows for one in files), tuple(one.lengths for one in files))
+
+
+def held_out_places(total: int, number: int, *, noun: str) -> list[int]:
+    """Which `number` of `total` examples to set aside: always the same ones."""
+    if number >= total:
+        raise ConfigError(f"data.held_out_pairs = {number} leaves none of {total} {noun} to train on")
+    return np.random.default_rng(_HOLD_OUT_SEED).permutation(total)[:number].tolist()
+
+
+def prepare_conversations(
+    config: DataConfig,
+    format: ChatFormat,
+    tokenizer: Tokenizer,
+    *,
+    score: Literal["every", "last"],
+    system: str = "",
+    cache: Path | None = None,
+    on_note: Callable[[str], None] = _log.warning,
+) -> PreparedData:
+    """As `prepare_data`, for conversations, of which every or the last assistant turn is scored."""
+    if config.on_long == "truncate_prompt" and score == "every":
+        raise ConfigError(
+            'data.on_long = "truncate_prompt" would cut turns that are scored; set objective.score = "last", or '
+            'data.on_long = "drop"'
+        )
+
+    def encode(paths: tuple[str, ...]) -> EncodedFiles:
+        return encode_conversations(paths, config, format, tokenizer, system=system, score=score)
+
+    keep = Keep(cache, settings_of(config, format, tokenizer, system=system, score=score), on_note)
+    return prepared(config, keep.reading(encode), noun="conversations")
+
+
+def encode_conversations(
+    paths: Sequence[str],
+    config: DataConfig,
+    format: ChatFormat,
+    tokenizer: Tokenizer,
+    *,
+    system: str,
+    score: Literal["every", "last"],
+) -> EncodedFiles:
+    """Read, encode and fit the conversations of some files, folders or hub data sets."""
+    conversations, rows = read_files(paths, CONVERSATIONS, on_bad_row=config.on_bad_row)
+    encoded: list[Tokens] = []
+    refused: list[TemplateError] = []
+    for conversation in conversations:
+        whole = replace(conversation, messages=with_system(conversation.messages, system))
+        try:
+            encoded.append(encode_conversation(whole, format, tokenizer, score=score))
+        except TemplateError as error:
+            if config.on_bad_row == "error":
+                raise
+            refused.append(error)
+    if refused:
+        rows = _with_refused(rows, refused, format)
+        if not encoded:
+            raise DataError(f"none of {len(refused)} conversations fits the {format.name} format; first {refused[0]}")
+    frame = prompt_frame(format, tokenizer, system=system)
+    fitted, lengths = fit_tokens(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
+    return EncodedFiles(fitted, rows, lengths)

@@ -52,7 +52,7 @@ def read_row(row: Any, name: str) -> Preference:
     if not isinstance(row, dict):
         raise BadRow("the row is not an object", f"{shown(row)}; expected prompt, chosen and rejected")
     columns = {key: value for key, value in row.items() if value is not None}
-    _refuse_more_than_text(columns)
+    refuse_more_than_text(columns)
     for side in ("chosen", "rejected"):
         if side not in columns:
             raise _without_answer(row, side)
@@ -61,28 +61,34 @@ def read_row(row: Any, name: str) -> Preference:
     if before_chosen != before_rejected:
         raise _different_prompts(before_chosen, before_rejected)
     prompt = _shared_prompt(columns, before_chosen) if before_chosen else _own_prompt(columns)
-    prompt = _checked_turns(_with_system(columns, prompt))
+    prompt = checked_turns(with_system_column(columns, prompt))
     for side, text in (("chosen", chosen), ("rejected", rejected)):
         if not text.strip():
             raise BadRow(f"{side} is empty", "every answer needs text")
     if chosen.strip() == rejected.strip():
         raise BadRow("equal answers", f"chosen and rejected are both {shown(chosen)}")
     for text in (chosen, rejected, *(message.content for message in prompt)):
-        _check_characters(text)
+        check_characters(text)
     return Preference(
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        id=_label(columns, "id") or name,
-        category=_label(columns, "category"),
-        fault=_label(columns, "fault"),
+        id=label_of(columns, "id") or name,
+        category=label_of(columns, "category"),
+        fault=label_of(columns, "fault"),
     )
 
 
-def _refuse_more_than_text(columns: Mapping[str, Any]) -> None:
+def refuse_media(columns: Mapping[str, Any]) -> None:
+    """Raise BadRow for images and other media."""
     for column in _MEDIA:
         if columns.get(column):
             raise BadRow("images or other media", f"column {column!r}; only text can be trained on")
+
+
+def refuse_more_than_text(columns: Mapping[str, Any]) -> None:
+    """Raise BadRow for media and tools."""
+    refuse_media(columns)
     tools = columns.get("tools")
     if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null")):
         raise BadRow("tools", f"column 'tools' = {shown(tools)}; conversations with tools are not supported")
@@ -111,6 +117,7 @@ def _without_answer(row: Mapping[str, Any], side: str) -> BadRow:
 
 
 def shown_columns(columns: str) -> str:
+    """A row's columns, joined, for a message."""
     return columns if len(columns) <= 120 else f"{columns[:120]} …"
 
 
@@ -126,7 +133,7 @@ def _answer(value: Any, side: str) -> tuple[tuple[Message, ...], str]:
         raise BadRow(f"{side} is empty", "the list holds no message")
     if isinstance(value[0], str):
         raise BadRow(f"{side} is a list of texts", f"{len(value)} of them; expected one answer")
-    messages = _messages(value, side)
+    messages = messages_of(value, side)
     if messages[-1].role != "assistant":
         raise BadRow(f"{side} does not end with an assistant turn", f"its last turn is the {messages[-1].role}'s")
     return messages[:-1], messages[-1].content
@@ -148,7 +155,7 @@ def _shared_prompt(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> t
             raise BadRow(
                 "the prompt is not in the messages", f"{shown(own)} does not occur in chosen; drop one of them"
             )
-    elif own is not None and _messages(own, "prompt") != prompt:
+    elif own is not None and messages_of(own, "prompt") != prompt:
         raise BadRow("the prompt is not in the messages", "chosen and rejected begin with other messages than prompt")
     return prompt
 
@@ -158,7 +165,7 @@ def _own_prompt(columns: Mapping[str, Any]) -> tuple[Message, ...]:
         return (Message("user", prompt),)
     for column in ("prompt", "conversations", "messages"):
         if column in columns:
-            return _messages(columns[column], column)
+            return messages_of(columns[column], column)
     if near := [column for column in _OTHER_PROMPTS if column in columns]:
         raise BadRow("the prompt is missing", f"rename the column {near[0]!r} to 'prompt'")
     if isinstance(chosen := columns["chosen"], str) and chosen.lstrip().startswith("Human:"):
@@ -166,13 +173,14 @@ def _own_prompt(columns: Mapping[str, Any]) -> tuple[Message, ...]:
     raise BadRow("the prompt is missing", "expected prompt (text or messages) or conversations")
 
 
-def _messages(value: Any, column: str) -> tuple[Message, ...]:
+def messages_of(value: Any, column: str) -> tuple[Message, ...]:
+    """The turns in a column's list. Raises BadRow."""
     if not isinstance(value, list):
         raise BadRow(f"{column} is not a list of messages", f"{shown(value)}; expected [{{role, content}}, …]")
-    return tuple(_message(item, f"{column}[{index}]") for index, item in enumerate(value))
+    return tuple(message_of(item, f"{column}[{index}]") for index, item in enumerate(value))
 
 
-def _message(item: Any, where: str) -> Message:
+def message_of(item: Any, where: str) -> Message:
     """One turn from {role, content} or {from, value}; `where` counts from 0 as the data's own indices do."""
     if not isinstance(item, dict):
         raise BadRow("a message is not an object", f"{where} is {shown(item)}; expected {{role, content}}")
@@ -203,7 +211,7 @@ def _parts(content: Any, where: str) -> Iterable[str]:
         yield part["text"]
 
 
-def _with_system(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+def with_system_column(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
     """The prompt with the system column in front; empty system texts are none."""
     if prompt and prompt[0].role == "system" and not prompt[0].content.strip():
         prompt = prompt[1:]
@@ -219,7 +227,8 @@ def _with_system(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> tup
     return (Message("system", system), *prompt)
 
 
-def _checked_turns(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+def checked_turns(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The prompt, if it alternates from user to user and every turn has text. Raises BadRow."""
     turns = prompt[1:] if prompt and prompt[0].role == "system" else prompt
     if not turns:
         raise BadRow("the prompt is empty", "it needs at least one user turn")
@@ -238,7 +247,8 @@ def _checked_turns(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
     return prompt
 
 
-def _check_characters(text: str) -> None:
+def check_characters(text: str) -> None:
+    """Raise BadRow for text that is damaged."""
     if "\0" in text:
         raise BadRow("a NUL character", f"in {shown(text)}; the text is damaged")
     try:
@@ -250,10 +260,11 @@ def _check_characters(text: str) -> None:
         ) from None
 
 
-def _label(columns: Mapping[str, Any], column: str) -> str:
+def label_of(columns: Mapping[str, Any], column: str) -> str:
+    """A column that names something, as text; "" where it is missing. Raises BadRow."""
     value = columns.get(column, "")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRow(f"{column} is not text", shown(value))
     label = str(value)
-    _check_characters(label)
+    check_characters(label)
     return label

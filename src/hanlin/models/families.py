@@ -7,6 +7,7 @@ transformers and vLLM accepts them.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from hanlin.errors import CheckpointError
@@ -14,6 +15,7 @@ from hanlin.models.config import ModelConfig, RopeScaling
 from hanlin.models.layouts import FAMILIES, Family
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+SCORE = "score.weight"  # a reward model's head, in our names and in Hugging Face's
 
 # transformers' names for the two activations we have; "gelu_new" is the tanh form under its oldest name.
 _ACTIVATIONS: dict[str, Literal["silu", "gelu_tanh"]] = {
@@ -354,3 +356,18 @@ def _windows_to_hf(config: ModelConfig, kind: Literal["pattern", "qwen2"]) -> di
     if config.family == "gemma3" and matching:
         raw["sliding_window_pattern"] = 6 if 6 in matching else matching[0]
     return raw
+
+
+def without_head(config: ModelConfig) -> ModelConfig:
+    """The shape of a decoder that has no matrix for logits."""
+    return replace(config, tied_head=True)
+
+
+def as_classifier(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A language model's config.json as that of a classifier with one label."""
+    (causal,) = raw["architectures"]
+    name = causal.replace("ForCausalLM", "ForSequenceClassification")
+    if raw["model_type"] == "gemma3_text":
+        name = "Gemma3TextForSequenceClassification"
+    labels = {"id2label": {"0": "reward"}, "label2id": {"reward": 0}, "num_labels": 1}
+    return {**raw, "architectures": [name], **labels}

@@ -49,10 +49,20 @@ class LoraConfig(Section):
     takes to match full fine-tuning).
     """
 
+    rslora: bool = False
+    """Divide alpha by the root of the rank instead (arXiv 2312.03732), so that large ranks learn as fast as small ones;
+    say `alpha` with it.
+    """
+
+    @property
+    def alpha_value(self) -> float:
+        """alpha, or what stands for it."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
     @property
     def scale(self) -> float:
         """s, the factor of the difference."""
-        return 2.0 if self.alpha is None else self.alpha / self.rank
+        return self.alpha_value / (self.rank**0.5 if self.rslora else self.rank)
 
 
 class LoraLinear(nn.Module):

@@ -9,7 +9,7 @@ model. The format is 8 bytes of header length, a JSON header, then the data
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -49,6 +49,16 @@ class StoredTensor:
             for chunk in self._chunks(file):
                 flat[done : done + chunk.numel()].copy_(chunk)
                 done += chunk.numel()
+
+    def rows(self, indices: Sequence[int]) -> Tensor:
+        """Some rows of a matrix [V, D], read alone."""
+        num_bytes = self.shape[1] * self.dtype.itemsize
+        buffer = torch.empty(len(indices), num_bytes, dtype=torch.uint8)
+        with self.path.open("rb") as file:
+            for place, index in enumerate(indices):
+                file.seek(self.start + index * num_bytes)
+                self._fill(file, buffer[place])
+        return buffer.view(self.dtype)
 
     def equals(self, other: "StoredTensor") -> bool:
         """True where both hold the same bytes in the same dtype and shape."""

@@ -121,6 +121,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, eps=config.norm_eps, offset=config.norm_offset)
         self.unembed = None if config.tied_head else Linear(config.width, config.vocab_size)
+        self.score: Linear | None = None  # a reward model's head; see models/reward.py
 
     @property
     def device(self) -> torch.device:

@@ -10,23 +10,24 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hanlin.errors import CheckpointError, ConfigError
+from hanlin.errors import CheckpointError
+from hanlin.models.adapters import adapter_base, describe_adapter, is_adapter, merge_adapter
 from hanlin.models.config import ModelConfig
-from hanlin.models.families import config_from_hf, config_notes, config_to_hf
+from hanlin.models.devices import DTYPES, parse_dtype, pick_device
+from hanlin.models.families import SCORE, as_classifier, config_from_hf, config_notes, config_to_hf, without_head
 from hanlin.models.gguf import config_from_gguf, gguf_tensors, read_gguf_header
 from hanlin.models.layouts import names_to_gguf, names_to_hf
 from hanlin.models.lora import adapted
 from hanlin.models.tensorfile import StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHARD_BYTES = 5 * 10**9
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _VISION = ("vision_tower.", "model.vision_tower.", "multi_modal_projector.", "model.multi_modal_projector.")
@@ -46,13 +47,18 @@ class Stored(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a directory or file holds, from its headers alone. `tensors` has our names; `notes` are for the user."""
+    """What a directory or file holds, from its headers alone. `tensors` has our names; `notes` are for the user.
+
+    `score` is the scalar head that a reward model has instead of logits; `adapter` will be merged into the weights.
+    """
 
     path: Path
     config: ModelConfig
     dtype: torch.dtype
     tensors: Mapping[str, Stored]
     notes: tuple[str, ...]
+    score: Stored | None = None
+    adapter: Path | None = None
 
 
 def load_model(
@@ -69,6 +75,15 @@ def load_model(
     or of the wrong shape, ConfigError for a device that is not there.
     """
     checkpoint = open_checkpoint(path)
+    if checkpoint.score is not None:
+        raise CheckpointError(f"{path} is a reward model: it scores answers and writes none; name a language model")
+    return fill_model(checkpoint, dtype=dtype, device=device, on_note=on_note)
+
+
+def fill_model(
+    checkpoint: Checkpoint, *, dtype: torch.dtype | str, device: torch.device | str, on_note: Callable[[str], None]
+) -> Transformer:
+    """The decoder of an opened checkpoint; a reward model's score is left to `reward.load_reward_model`."""
     for note in checkpoint.notes:
         on_note(note)
     wanted = _compute_dtype(checkpoint, dtype, on_note)
@@ -76,29 +91,9 @@ def load_model(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             checkpoint.tensors[name].copy_to(parameter.data)
+    if checkpoint.adapter is not None:
+        merge_adapter(model, checkpoint.adapter)
     return model.eval()
-
-
-def pick_device(name: torch.device | str) -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one. Raises ConfigError for one that cannot be used."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f'device "{name}" cannot be used ({reason}); use "auto" or "cpu"') from None
-    return device
-
-
-def parse_dtype(name: torch.dtype | str) -> torch.dtype:
-    """The torch dtype of a name in `DTYPES`."""
-    dtype = DTYPES.get(name) if isinstance(name, str) else name
-    if dtype not in DTYPES.values():
-        raise CheckpointError(f"dtype {name!r} is unknown; use one of {', '.join(DTYPES)}")
-    assert dtype is not None
-    return dtype
 
 
 def _compute_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str, on_note: Callable[[str], None]) -> torch.dtype:
@@ -127,15 +122,16 @@ def count_parameters(config: ModelConfig) -> int:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Read the config and the headers under `path` and check every tensor's name and shape; reads no weights."""
     path = Path(path)
+    if is_adapter(path):
+        opened, note = open_checkpoint(adapter_base(path)), describe_adapter(path)
+        return replace(opened, adapter=path, notes=(*opened.notes, note))
     if path.is_file():
         if path.suffix != ".gguf":
             raise CheckpointError(f"{path}: expected a model directory or a .gguf file")
-        checkpoint = _open_gguf(path)
-    elif path.is_dir():
-        checkpoint = _open_directory(path)
-    else:
-        raise CheckpointError(f"{path} does not exist; expected a model directory or a .gguf file")
-    return checkpoint
+        return _open_gguf(path)
+    if path.is_dir():
+        return _open_directory(path)
+    raise CheckpointError(f"{path} does not exist; expected a model directory or a .gguf file")
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -149,6 +145,8 @@ def _open_directory(path: Path) -> Checkpoint:
     config = config_from_hf(_read_json(path / "config.json", _what_else(path)), source=str(path / "config.json"))
     notes = config_notes(config)
     stored = _plain_names(_read_headers(path))
+    score = stored.pop(SCORE, None)
+    config = config if score is None else without_head(config)
     if config.tied_head and "lm_head.weight" in stored:
         head, embedding = stored.pop("lm_head.weight"), stored.get("model.embed_tokens.weight")
         if embedding is not None and head.shape != embedding.shape:
@@ -164,7 +162,8 @@ def _open_directory(path: Path) -> Checkpoint:
     names = names_to_hf(config)
     tensors = _matched(path, config, names, stored)
     dtype = stored[names["embed.weight"]].dtype
-    return Checkpoint(path, config, torch.float32 if dtype == torch.float64 else dtype, tensors, tuple(notes))
+    dtype = torch.float32 if dtype == torch.float64 else dtype
+    return Checkpoint(path, config, dtype, tensors, tuple(notes), score)
 
 
 def _read_json(path: Path, if_missing: str = "") -> dict[str, Any]:
@@ -183,8 +182,6 @@ def _read_json(path: Path, if_missing: str = "") -> dict[str, Any]:
 
 def _what_else(path: Path) -> str:
     """The end of "config.json is missing", by what the directory holds instead."""
-    if (path / "adapter_config.json").exists():
-        return ": this is a LoRA adapter; merge it into its base model first"
     files = sorted(file.name for file in path.glob("*.gguf"))
     if files:
         return f"; to open a GGUF file name it: {path / files[0]}"
@@ -301,7 +298,8 @@ def save_tensors(
     the disk is full or the directory cannot be written.
     """
     directory, kind = Path(directory), parse_dtype(dtype)
-    names = names_to_hf(config)
+    is_reward = SCORE in tensors
+    names = names_to_hf(config) | ({SCORE: SCORE} if is_reward else {})
     if set(tensors) != set(names):
         odd = sorted(set(tensors) ^ set(names))
         raise CheckpointError(f"cannot save: {odd[0]} is missing or not part of the model{_and_more(odd)}")
@@ -310,6 +308,7 @@ def save_tensors(
     shards = _shards(renamed, kind, shard_bytes)
     dtype_name = next(name for name, value in DTYPES.items() if value == kind)
     raw = config_to_hf(config, dtype_name, bos_id=bos_id, eos_ids=eos_ids, pad_id=pad_id)
+    raw = as_classifier(raw) if is_reward else raw
     with _write_together(directory) as temporary:
         for name, part in shards.items():
             whole = {key: made[key]().to("cpu", kind) if key in made else tensor for key, tensor in part.items()}

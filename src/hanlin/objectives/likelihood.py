@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hanlin.models.backends import segment_attention
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.types import Batch
@@ -65,6 +66,24 @@ def head_bytes(mode: Mode, *, num_rows: int, vocab_size: int, width: int, itemsi
         "fast": itemsize * num_rows * vocab_size,
         "lean": chunk,
     }[mode]
+
+
+def batch_hidden(model: Transformer, batch: Batch) -> Tensor:
+    """Hidden states [T, D] of a batch's stream: one forward pass."""
+    attend = segment_attention(
+        model.config,
+        batch.segments,
+        batch.positions_T,
+        batch.tokens_T.device,
+        dtype=model.dtype,
+        backend=model.attention_backend,
+    )
+    return model.hidden(batch.tokens_T, batch.positions_T, attend)
+
+
+def batch_logprobs(model: Transformer, batch: Batch) -> Tensor:
+    """Log-probability [N], fp32, of every scored token of a batch: one forward pass over the stream."""
+    return token_logprobs(model, batch_hidden(model, batch), batch.predictor_N, batch.target_N)
 
 
 def span_sums(logp_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hanlin.config import Section
-from hanlin.models.backends import segment_attention
 from hanlin.models.transformer import Transformer
-from hanlin.objectives.likelihood import span_sums, token_logprobs
+from hanlin.objectives.likelihood import batch_logprobs, span_sums
 from hanlin.types import Batch, Counts, Loss
 
 PRESETS: dict[str, tuple[str, str]] = {"llamafactory": ("answer", "sequence"), "trl": ("prompt_and_answer", "token")}
@@ -61,20 +60,6 @@ def log_odds(mean_logp: Tensor) -> Tensor:
     """log(p / (1 - p)) for p = exp(mean_logp), fp32; values above -1e-6 are clamped and get no gradient."""
     clamped = mean_logp.clamp(max=CLOSEST_TO_ZERO)
     return clamped - log1mexp(clamped)
-
-
-def batch_logprobs(model: Transformer, batch: Batch) -> Tensor:
-    """Log-probability [N], fp32, of every scored token of a batch: one forward pass over the stream."""
-    attend = segment_attention(
-        model.config,
-        batch.segments,
-        batch.positions_T,
-        batch.tokens_T.device,
-        dtype=model.dtype,
-        backend=model.attention_backend,
-    )
-    hidden_TD = model.hidden(batch.tokens_T, batch.positions_T, attend)
-    return token_logprobs(model, hidden_TD, batch.predictor_N, batch.target_N)
 
 
 def orpo(model: Transformer, batch: Batch, counts: Counts, *, config: OrpoConfig) -> Loss:

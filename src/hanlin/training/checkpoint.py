@@ -35,8 +35,9 @@ _MOMENTS, _OPTIMIZER = "moments.safetensors", "optimizer.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: optimizer steps done, stream tokens and pairs seen. `data` is the fingerprint of what it trains
-    on, `fit` how its steps are computed (training/fit.py): without the same ones, going on is not bit for bit.
+    """How far a run is: optimizer steps done, stream tokens and pairs (or other examples) seen. `data` is the
+    fingerprint of what it trains on, `fit` how its steps are computed (training/fit.py): without the same ones, going
+    on is not bit for bit.
     """
 
     step: int = 0

@@ -5,10 +5,10 @@ None of these changes a result beyond rounding, but bit for bit they are not ali
 starts, recorded with its progress, and restored when it is resumed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -18,7 +18,9 @@ from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import head_bytes
 from hanlin.training.optim import STATE_BYTES
 from hanlin.training.recipe import TrainingConfig
-from hanlin.types import EncodedPair
+from hanlin.types import Example
+
+E = TypeVar("E", bound=Example)
 
 _SHARE = 0.9  # of the free memory that may be planned with: estimates are within 15%, and other programs live too
 
@@ -89,11 +91,16 @@ def choose_fit(
     return Fit(attention=attention, head=head, recomputed_layers=count, compiled=compiled)
 
 
-def measure_fit(model: Transformer, training: TrainingConfig, pairs: Sequence[EncodedPair], scores_prompt: bool) -> Fit:
-    """`choose_fit` for a loaded model and the pairs that it will be trained on, with the memory that is free now."""
-    longest = max(pair.num_tokens for pair in pairs)
-    tokens = min(max(training.tokens_per_pass, longest), sum(pair.num_tokens for pair in pairs))
-    scored = max((pair.num_tokens - (0 if scores_prompt else len(pair.prompt))) / pair.num_tokens for pair in pairs)
+def measure_fit(
+    model: Transformer, training: TrainingConfig, examples: Sequence[E], scored_share: Callable[[E], float]
+) -> Fit:
+    """`choose_fit` for a loaded model and the examples that it will be trained on, with the memory that is free now.
+
+    `scored_share` is the share of an example's tokens whose hidden states go through the head.
+    """
+    longest = max(example.num_tokens for example in examples)
+    tokens = min(max(training.tokens_per_pass, longest), sum(example.num_tokens for example in examples))
+    scored = max(map(scored_share, examples))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights, numbers = sum(parameter.nbytes for parameter in trained), sum(parameter.numel() for parameter in trained)
     itemsize = model.dtype.itemsize

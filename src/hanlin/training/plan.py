@@ -51,11 +51,12 @@ class Plan:
     def lines(self) -> Iterator[str]:
         """The plan in words."""
         giga = 1e9
-        yield (
-            f"{self.num_steps} steps, {self.epochs:.2f} epochs, {self.stream_tokens:,} stream tokens "
-            f"({self.logical_tokens:,} if every row were computed apart: sharing saves "
+        saved = (
+            f" ({self.logical_tokens:,} if every row were computed apart: sharing saves "
             f"{1 - self.stream_tokens / self.logical_tokens:.0%})"
         )
+        shared = saved if self.stream_tokens < self.logical_tokens else ""
+        yield f"{self.num_steps} steps, {self.epochs:.2f} epochs, {self.stream_tokens:,} stream tokens{shared}"
         if self.num_trained != self.num_parameters:
             yield (
                 f"trains {self.num_trained:,} numbers of LoRA adapters beside {self.num_parameters:,} frozen ones "
@@ -79,16 +80,15 @@ def make_plan(material: Material) -> Plan:
     config = open_checkpoint(material.source).config
     check_vocabulary(material.tokenizer, config.vocab_size)
     device = pick_device(training.device)
-    pairs = material.data.train
+    examples, objective = material.data.train, material.objective
     order, num_steps = material.order, material.num_steps
-    chosen = [pairs[index] for step in range(num_steps) for index in order.step(step)]
-    stream = sum(pair.num_tokens for pair in chosen)
-    scores_prompt = material.recipe.objective.scores_prompt
-    scored = sum(len(pair.chosen) + len(pair.rejected) + (len(pair.prompt) if scores_prompt else 0) for pair in chosen)
+    chosen = [examples[index] for step in range(num_steps) for index in order.step(step)]
+    stream = sum(example.num_tokens for example in chosen)
+    scored = sum(map(objective.scored, chosen))
     parameters = count_parameters(config)
     head = config.vocab_size * config.width
     body = parameters - head * (1 if config.tied_head else 2)
-    quadratic = sum(_attention_tokens(len(p.prompt), len(p.chosen), len(p.rejected)) for p in chosen)
+    quadratic = sum(map(objective.attended, chosen))
     heads = config.num_layers * config.num_heads * config.head_dim
     rank, shapes = (0, []) if lora is None else (lora.rank, target_shapes(config, lora))
     adapters = rank * sum(map(sum, shapes))
@@ -97,7 +97,7 @@ def make_plan(material: Material) -> Plan:
     flops = products + 3 * (2.0 * adapters * stream + 4.0 * heads * quadratic)
     compute = torch.float32 if section.compute == "float32" else torch.bfloat16
     bytes_each = 4 if section.dtype == "float32" else 2
-    longest = max(pair.num_tokens for pair in pairs)
+    longest = max(example.num_tokens for example in material.data.typical)
     per_pass = min(max(training.tokens_per_pass, longest), stream // max(1, num_steps) + longest)
     # An adapted map casts its weight anew for each product, the others keep the copy until the backward pass.
     copied = parameters - sum(rows * columns for rows, columns in shapes)
@@ -107,9 +107,9 @@ def make_plan(material: Material) -> Plan:
     kept = activation_bytes_per_token(config, compute, residual=residual) + rank * len(shapes) * compute.itemsize
     return Plan(
         num_steps=num_steps,
-        epochs=len(chosen) / len(pairs),
+        epochs=len(chosen) / len(examples),
         stream_tokens=stream,
-        logical_tokens=sum(pair.num_logical_tokens for pair in chosen),
+        logical_tokens=sum(example.num_logical_tokens for example in chosen),
         num_parameters=parameters,
         num_trained=num_trained,
         flops=flops,
@@ -133,11 +133,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.
         (a @ b)[0, 0].item()
         runs += 1
     return 2 * _MATMUL**3 * runs / (time.perf_counter() - began)
-
-
-def _attention_tokens(prompt: int, chosen: int, rejected: int) -> float:
-    """Query-key products of a pair that shares its prompt."""
-    return prompt**2 / 2 + prompt * (chosen + rejected) + chosen**2 / 2 + rejected**2 / 2
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 from hanlin.config import Section
 from hanlin.data.prepare import DataConfig
 from hanlin.models.lora import LoraConfig
+from hanlin.objectives.next_token import PretrainingConfig
 from hanlin.objectives.orpo import OrpoConfig
+from hanlin.training.objective import ObjectiveConfig
+from hanlin.training.trackers import TrackConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,6 +28,10 @@ class ModelSection(Section):
     """
     compute: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of matrix products; "auto" is bfloat16."""
+    untrained_rows: Literal["mean", "keep"] = "mean"
+    """What becomes of the chat format's control pieces whose rows a base model never trained (Llama 3's): the mean of
+    the trained rows, or what they are.
+    """
 
 
 class ChatSection(Section):
@@ -51,7 +58,7 @@ class TrainingConfig(Section):
     tokens: int | None = Field(default=None, gt=0)
     """Ends the run with the step that passes this many stream tokens."""
     batch_pairs: int = Field(default=64, gt=0)
-    """Pairs of one optimizer step, over all devices and micro-batches."""
+    """Pairs (or conversations, or documents) of one optimizer step, over all devices and micro-batches."""
     tokens_per_pass: int = Field(default=2048, gt=0)
     """Stream tokens of one forward and backward pass: memory, not results, depends on it."""
     attention: Literal["auto", "segments", "varlen", "flex"] = "auto"
@@ -102,17 +109,31 @@ class Recipe(Section):
     model: ModelSection
     data: DataConfig
     chat: ChatSection = ChatSection()
-    objective: OrpoConfig = OrpoConfig()
+    objective: ObjectiveConfig = OrpoConfig()
     lora: LoraConfig | None = None
     """Left out: all weights are trained."""
     training: TrainingConfig = TrainingConfig()
+    track: TrackConfig = TrackConfig()
     output: OutputSection = OutputSection()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model.dtype == "bfloat16" and self.training.optimizer == "adamw" and self.lora is None:
             raise ValueError(stands_still(self.training))
+        if isinstance(self.objective, PretrainingConfig):
+            check_mixture(self.objective, num_sources=len(self.data.train), tokens=self.training.tokens)
         return self
+
+
+def check_mixture(objective: PretrainingConfig, *, num_sources: int, tokens: int | None) -> None:
+    """Raise ValueError for weights that do not go with the sources, or with how the run ends."""
+    for name, weights in (("weights", objective.weights), ("final_weights", objective.final_weights)):
+        if weights and len(weights) != num_sources:
+            raise ValueError(f"objective.{name} has {len(weights)} numbers for {num_sources} entries of data.train")
+        if weights and (min(weights) < 0 or sum(weights) == 0):
+            raise ValueError(f"objective.{name} needs numbers from 0 on, one of them above 0")
+    if objective.final_weights and tokens is not None:
+        raise ValueError("objective.final_weights needs to know the last step: give training.steps, not tokens")
 
 
 def stands_still(training: TrainingConfig) -> str:

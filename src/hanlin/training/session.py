@@ -9,21 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hanlin.config import dump_toml, load_recipe
-from hanlin.data.loader import PairOrder
-from hanlin.data.prepare import PreparedData, prepare_data
+from hanlin.data.budget import streams
+from hanlin.data.loader import Order
+from hanlin.data.prepare import PreparedData
 from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingError
+from hanlin.models.adapters import save_adapter, text_place
 from hanlin.models.fetch import cache_directory, resolve
 from hanlin.models.lora import add_lora
 from hanlin.models.transformer import Transformer
+from hanlin.models.untrained import initialise_rows, untrained_in
 from hanlin.models.weights import load_model, pick_device, save_model, write_generation_config
-from hanlin.objectives.scores import PairScore
 from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
-from hanlin.text.encode import check_vocabulary, stop_ids
+from hanlin.text.encode import check_vocabulary, control_ids, stop_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
@@ -37,9 +40,12 @@ from hanlin.training.checkpoint import (
 )
 from hanlin.training.fit import measure_fit
 from hanlin.training.loop import Job, Observer, count_steps, evaluate, run
-from hanlin.training.metrics import Diary, MetricsLog, plot_metrics
+from hanlin.training.metrics import Diary, MetricsLog, Samples, plot_metrics
+from hanlin.training.objective import Objective, objective_of
 from hanlin.training.optim import STATE_BYTES, check_optimizer, make_optimizer
 from hanlin.training.recipe import ChatSection, Recipe
+from hanlin.training.runs import running
+from hanlin.training.trackers import Look, check_trackers, open_trackers
 
 RECIPE = "recipe.toml"
 # What may change between a run and its resumption without changing its numbers.
@@ -56,32 +62,36 @@ class Material:
     tokenizer: Tokenizer
     format: ChatFormat
     data: PreparedData
+    objective: Objective[Any]
 
     @property
-    def order(self) -> PairOrder:
+    def order(self) -> Order:
         config = self.recipe.training
-        epochs = config.epochs if config.steps is None else config.steps * config.batch_pairs / len(self.data.train)
-        return PairOrder(
-            len(self.data.train),
-            batch_pairs=config.batch_pairs,
-            epochs=epochs,
+        return self.objective.arrange(
+            self.data,
+            batch=config.batch_pairs,
+            epochs=config.epochs,
+            steps=config.steps,
             seed=config.seed,
             shuffle=self.recipe.data.shuffle,
         )
 
     @property
     def num_steps(self) -> int:
-        return count_steps(self.order, self.data.train, self.recipe.training)
+        return count_steps(self.order, self.data.train, self.recipe.training, noun=self.objective.noun)
 
 
 def open_material(recipe: Recipe, *, on_note: Callable[[str], None] = _log.warning) -> Material:
     """Resolve the model, open its tokenizer, settle the chat format and prepare the data."""
+    check_trackers(recipe.track)
     source = model_in(resolve(recipe.model.path))
-    tokenizer = Tokenizer.open(source)
+    tokenizer = Tokenizer.open(text_place(source))
     format = settle_format(tokenizer, recipe.chat, on_note=on_note)
     cache = cache_directory() / "tokens" if recipe.data.cache else None
-    data = prepare_data(recipe.data, format, tokenizer, system=recipe.chat.system, cache=cache, on_note=on_note)
-    return Material(recipe, source, tokenizer, format, data)
+    objective = objective_of(recipe.objective)
+    system = recipe.chat.system
+    data = objective.prepare(recipe.data, format, tokenizer, system=system, cache=cache, on_note=on_note)
+    return Material(recipe, source, tokenizer, format, data, objective)
 
 
 def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[[str], None]) -> ChatFormat:
@@ -116,7 +126,7 @@ class Session:
         self, material: Material, directory: Path, *, resume: bool, on_note: Callable[[str], None] = _log.warning
     ) -> None:
         """Load the weights, and the newest checkpoint where `resume` says so."""
-        self.material, self.directory = material, directory
+        self.material, self.directory, self._on_note = material, directory, on_note
         recipe = material.recipe
         found = checkpoints(directory)
         if resume and found:
@@ -127,13 +137,13 @@ class Session:
         settle_memory()
         self.model = load_training_model(material, on_note=on_note)
         self.optimizer = make_optimizer(self.model, recipe.training)
-        scores_prompt = recipe.objective.scores_prompt
         self.progress = Progress(
             data=material.data.fingerprint,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
-            fit=measure_fit(self.model, recipe.training, material.data.train, scores_prompt),
+            fit=measure_fit(self.model, recipe.training, material.data.typical, material.objective.scored_share),
         )
+        self.data = self._with_reference(material.data)
         if resume and found:
             self.progress = self._restore(found[-1], on_note)
         elif resume:
@@ -143,6 +153,20 @@ class Session:
             _note_lack_of_space(directory, recipe, self.model, on_note)
         with _saving(directory):
             _write_atomically(directory / RECIPE, dump_toml(recipe))
+
+    def _with_reference(self, data: PreparedData) -> PreparedData:
+        """The data with what the starting model says of it, where the objective asks: before any weight is restored."""
+        objective = self.material.objective
+        if objective.refer is None:
+            return data
+        self.progress.fit.apply(self.model)
+
+        def known(examples: Sequence[Any]) -> Sequence[Any]:
+            budget = self.material.recipe.training.tokens_per_pass
+            packed = streams(examples, objective.pack_scored, max_tokens=budget)
+            return objective.refer(self.model, examples, packed) if objective.refer and examples else examples
+
+        return replace(data, train=known(data.train), held_out=known(data.held_out))
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
@@ -159,35 +183,58 @@ class Session:
             )
         return saved
 
-    def evaluate(self) -> list[PairScore]:
-        """Scores of the held-out pairs under the weights as they are."""
-        return evaluate(self.model, self.material.data.held_out, self.material.recipe.training)
+    def evaluate(self) -> list[Any]:
+        """Scores of the held-out examples under the weights as they are."""
+        training = self.material.recipe.training
+        return evaluate(self.model, self.data.held_out, training, objective=self.material.objective)
 
-    def train(self, observer: Observer | None = None) -> bool:
-        """Score the held-out pairs, run to the last step, score again; False when interrupted (a checkpoint is saved
-        then).
+    def train(self, observer: Observer | None = None, *, look: Look | None = None) -> bool:
+        """Score the held-out examples, run to the last step, score again; False when interrupted (a checkpoint is saved
+        then). `look` asks the model what [track] wants to see.
         """
-        recipe, data = self.material.recipe, self.material.data
+        recipe, data, objective = self.material.recipe, self.data, self.material.objective
         job = Job(
             model=self.model,
             optimizer=self.optimizer,
             train=data.train,
             held_out=data.held_out,
-            objective=recipe.objective,
+            objective=objective,
             config=recipe.training,
             num_steps=self.material.num_steps,
             order=self.material.order,
             save=self._save,
         )
-        diary = Diary(MetricsLog(self.directory, first_step=self.progress.step), observer, recipe.objective)
-        if data.held_out and self.progress.step == 0:
-            diary.evaluated(self.progress, self.evaluate())
-        self.progress = run(job, self.progress, diary)
-        if self.progress.step < job.num_steps:
-            return False
-        if data.held_out:
-            diary.evaluated(self.progress, self.evaluate())
+        with self._diary(observer, look) as diary:
+            if self.progress.step == 0:
+                if data.held_out:
+                    diary.evaluated(self.progress, self.evaluate())
+                diary.sample(self.progress)
+            self.progress = run(job, self.progress, diary)
+            if self.progress.step < job.num_steps:
+                return False
+            if data.held_out:
+                diary.evaluated(self.progress, self.evaluate())
+            diary.sample(self.progress)
         return True
+
+    @contextmanager
+    def _diary(self, observer: Observer | None, look: Look | None) -> Iterator[Diary]:
+        """What writes the run down, and tells the trackers that the recipe names."""
+        recipe, directory, note, step = self.material.recipe, self.directory, self._on_note, self.progress.step
+        log = MetricsLog(directory, first_step=step)
+        settings = recipe.model_dump(mode="json")
+        trackers = open_trackers(recipe.track, directory, settings, first_step=step, on_note=note)
+        samples = None
+        if look is not None and recipe.track.samples:
+            samples = Samples(directory, look, self.model, trackers=trackers, first_step=step, on_note=note)
+        every = recipe.training.evaluate_every
+        summarise = self.material.objective.summarise
+        try:
+            with running(directory):
+                yield Diary(log, observer, summarise, trackers=trackers, samples=samples, sample_every=every)
+        finally:
+            for tracker in trackers:
+                tracker.close()
 
     def finish(self, *, results: str = "") -> None:
         """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
@@ -211,10 +258,17 @@ class Session:
         follows_own = material.recipe.chat.follow == "format" or tokenizer.chat_template is None
         template = format.jinja() if follows_own else tokenizer.chat_template
         tokenizer.save(directory, chat_template=template, eos=format.stop)
-        ids = {"bos_id": tokenizer.bos_id, "pad_id": tokenizer.pad_id}
+        pad_id = tokenizer.pad_id
+        if self.model.score is not None and pad_id in (None, tokenizer.id(format.stop)):
+            pad_id = tokenizer.id(format.other_stops[-1])  # transformers reads a row before its padding, so at its stop
+        ids = {"bos_id": tokenizer.bos_id, "pad_id": pad_id}
         write_generation_config(directory, eos_ids=stops, **ids, temperature=0.6, top_p=0.9)
         _write_atomically(directory / RECIPE, dump_toml(material.recipe))
         _write_atomically(directory / "README.md", model_card(material.recipe, results=results))
+        if (lora := material.recipe.lora) is not None and self.model.score is None:
+            local = Path(material.recipe.model.path).exists()
+            base = str(material.source.resolve()) if local else material.recipe.model.path
+            save_adapter(self.model, directory / "adapter", lora, base=base)
         save_model(self.model, directory, dtype=material.recipe.output.save_dtype, eos_ids=stops, **ids)
 
 
@@ -226,9 +280,25 @@ def load_training_model(material: Material, *, on_note: Callable[[str], None]) -
     model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
     check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
+    settle_rows(model, material, on_note=on_note)
     if material.recipe.lora is not None:
         add_lora(model, material.recipe.lora, seed=material.recipe.training.seed)
+    if material.objective.adopt is not None:
+        material.objective.adopt(model, material.recipe.training.seed)
     return model
+
+
+def settle_rows(model: Transformer, material: Material, *, on_note: Callable[[str], None]) -> None:
+    """Give untrained rows of the chat format's control pieces a start, unless the recipe keeps them; say so."""
+    control = control_ids(material.format, material.tokenizer)
+    untrained = untrained_in(model, list(control.values()))
+    for matrix, ids in untrained.items():
+        pieces = ", ".join(piece for piece, id in control.items() if id in ids)
+        keep = material.recipe.model.untrained_rows == "keep"
+        said = "kept as they are" if keep else "now the mean of the trained rows"
+        on_note(f"{matrix} has untrained rows for {pieces}: {said} (model.untrained_rows)")
+    if material.recipe.model.untrained_rows == "mean":
+        initialise_rows(model, untrained)
 
 
 def run_directory(recipe: Recipe, recipe_path: Path) -> Path:
@@ -256,7 +326,7 @@ def _same_recipe(saved: Path, recipe: Recipe) -> None:
 
 def _binding(recipe: Recipe) -> dict[str, object]:
     """What must stay as it is until a run is done, by dotted key; a section that is left out has no keys."""
-    sections = recipe.model_dump(exclude={"output"}).items()
+    sections = recipe.model_dump(exclude={"output", "track"}).items()
     flat = {(section, key): value for section, values in sections for key, value in (values or {}).items()}
     return {f"{section}.{key}": value for (section, key), value in flat.items() if key not in _FREE_TO_CHANGE}
 

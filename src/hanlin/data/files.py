@@ -1,0 +1,118 @@
+"""Which files a path in a recipe stands for: a file, a folder, or a dataset of the Hugging Face hub.
+
+Surprising: of a hub dataset with named splits only the training files are read.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hanlin.config import missing_file
+from hanlin.errors import DataError, FetchError
+
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+?)(?::([\w./-]+))?(?:@([\w./-]+))?")
+
+
+def fetch_dataset(name: str, *, cache: Path | None = None) -> Path:
+    """Folder of the hub dataset "org/name[:subset][@revision]" with its data files, downloaded if need be.
+
+    Without a network what an earlier call fetched is used. Raises FetchError.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    match = _HUB_NAME.fullmatch(name)
+    assert match is not None
+    repository, subset, revision = match.groups()
+    patterns = [f"*{subset or ''}*{end}" for suffix in SUFFIXES for end in (suffix, f"/*{suffix}")]
+    try:
+        folder = snapshot_download(
+            repository, repo_type="dataset", revision=revision, allow_patterns=patterns, cache_dir=cache
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FetchError(
+            f"{name} is no file or folder here, and as a dataset of the hub it cannot be fetched: {why}; "
+            "check the name and the network, or download it elsewhere and name the folder"
+        ) from None
+    return Path(folder)
+
+
+def find_files(paths: Sequence[str | Path], *, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], list[Path]]:
+    """The data files that `paths` stand for, in the order of reading, and the files beside them that are not read.
+
+    Raises DataError where there are none, FetchError for the hub.
+    """
+    if not paths:
+        raise DataError("no data was given; name a file, a folder or a dataset of the hub")
+    files: list[Path] = []
+    ignored: list[Path] = []
+    for item in paths:
+        path = Path(item).expanduser()
+        if path.is_dir():
+            found, other = _walk(path, suffixes)
+        elif path.exists():
+            found, other = [_checked_suffix(path, suffixes)], []
+        elif match := _hub_name(item):
+            found, other = _choose_split(fetch_dataset(match[0]), subset=match[2])
+        else:
+            raise DataError(missing_file(path))
+        if not found:
+            raise DataError(f"{item} holds no data; expected {', '.join(suffixes)}, found {_names(other)}")
+        files += found
+        ignored += other
+    return files, ignored
+
+
+def _hub_name(item: str | Path) -> re.Match[str] | None:
+    """Whether a path that does not exist can mean a dataset of the hub: no data suffix, and its folder is not here."""
+    if not isinstance(item, str) or item.endswith(SUFFIXES) or Path(item).parent.is_dir():
+        return None
+    return _HUB_NAME.fullmatch(item)
+
+
+def _walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], list[Path]]:
+    """Data files anywhere below, sorted by path, and the others; hidden files and folders are nobody's business."""
+    inside = sorted(path for path in folder.rglob("*") if path.is_file())
+    seen = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    data = [path for path in seen if path.suffix in suffixes and path.name not in _METADATA]
+    return data, [path for path in seen if path not in set(data)]
+
+
+def _choose_split(folder: Path, *, subset: str | None) -> tuple[list[Path], list[Path]]:
+    """A hub dataset's files named after the subset, of these the training split where splits are named; the others."""
+    files, other = _walk(folder)
+
+    def having(words: str, among: list[Path]) -> list[Path]:
+        named = re.compile(rf"(?<![A-Za-z0-9])({words})(?![A-Za-z0-9])")
+        return [path for path in among if named.search(path.relative_to(folder).as_posix())]
+
+    chosen = having(re.escape(subset), files) if subset else files
+    held_out = having("test|validation|valid|dev|eval", chosen)
+    chosen = having("train", chosen) or [path for path in chosen if path not in held_out] or chosen
+    return chosen, [*(path for path in files if path not in chosen), *other]
+
+
+def _checked_suffix(path: Path, suffixes: Sequence[str]) -> Path:
+    if path.suffix in suffixes:
+        return path
+    hint = {
+        ".csv": "; convert the table to JSONL or Parquet",
+        ".arrow": "; save the dataset with to_parquet or to_json",
+        ".gz": "; unpack it first",
+        ".zip": "; unpack it first",
+    }.get(path.suffix.lower(), "")
+    raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(suffixes)}{hint}")
+
+
+def _names(paths: list[Path]) -> str:
+    names = [path.name for path in paths]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
+
+
+def labels_of(files: Sequence[Path]) -> list[str]:
+    """What rows without an id are named after: the file's name, or its whole path where two files share the name."""
+    names = [file.name for file in files]
+    return [str(file) if names.count(file.name) > 1 else file.name for file in files]

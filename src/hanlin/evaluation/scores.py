@@ -1,0 +1,62 @@
+"""Held-out scores of any objective, before and after, as rows of a table."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hanlin.evaluation.pairs import pair_rows
+from hanlin.evaluation.report import Row, mean_row, rate_row
+from hanlin.evaluation.statistics import Estimate
+from hanlin.objectives.next_token import TextScore
+from hanlin.objectives.reward import RewardScore
+from hanlin.objectives.scores import PairScore
+
+
+def score_rows(examples: Sequence[Any], before: Sequence[Any], after: Sequence[Any] | None = None) -> list[Row]:
+    """Rows for examples scored once, or before and after in the same order; at least one."""
+    return ROWS[type(before[0])](examples, before, after)
+
+
+def text_rows(examples: Sequence[Any], before: Sequence[TextScore], after: Sequence[TextScore] | None) -> list[Row]:
+    """Likelihood of held-out conversations or documents; each is one item, whatever its length."""
+    old, new = [score.nll for score in before], None if after is None else [score.nll for score in after]
+    nll = mean_row("texts.nll", ("NLL, per token", "每词元负对数似然"), before=old, after=new, better="lower")
+    perplexity = replace(
+        nll,
+        key="texts.perplexity",
+        english="perplexity, geometric mean",
+        chinese="困惑度（几何平均）",
+        before=_exponential(nll.before),
+        after=None if nll.after is None else _exponential(nll.after),
+        difference=None,
+    )
+    return [nll, perplexity]
+
+
+def reward_rows(
+    examples: Sequence[Any], before: Sequence[RewardScore], after: Sequence[RewardScore] | None
+) -> list[Row]:
+    """How often, and by how much, a reward model puts the chosen answer first."""
+    margins = [score.margin for score in before], None if after is None else [score.margin for score in after]
+    right = [margin > 0 for margin in margins[0]], None if margins[1] is None else [one > 0 for one in margins[1]]
+    return [
+        rate_row("rewards.accuracy", ("pair accuracy", "成对准确率"), before=right[0], after=right[1], better="higher"),
+        mean_row(
+            "rewards.margin",
+            ("margin, chosen - rejected", "优劣回答的奖励差"),
+            before=margins[0],
+            after=margins[1],
+            better="higher",
+        ),
+    ]
+
+
+def _exponential(estimate: Estimate) -> Estimate:
+    """The interval's ends go with the value: the exponential is monotone."""
+    return replace(
+        estimate, value=math.exp(estimate.value), low=math.exp(estimate.low), high=math.exp(min(estimate.high, 700.0))
+    )
+
+
+ROWS: dict[type, Callable[..., list[Row]]] = {PairScore: pair_rows, TextScore: text_rows, RewardScore: reward_rows}

@@ -1,0 +1,41 @@
+"""`hanlin train` with every objective: what people see of it."""
+
+from pathlib import Path
+
+import pytest
+
+from tiny_objectives import CASES, instructions, recipe_of
+from tiny_run import write_rows
+
+
+@pytest.mark.parametrize("name", ["sft", "pretraining", "dpo", "simpo", "reward"])
+def test_people_see_progress_and_a_table(command, tmp_path: Path, name: str):
+    answer = command("train", recipe_of(tmp_path, name))
+    assert answer.status == 0, answer.err
+    assert "step 6/6 loss" in answer.err
+    texts = CASES[name][0]["kind"] in ("sft", "pretraining")
+    assert ("perplexity" if texts else "pair accuracy" if name == "reward" else "reward accuracy") in answer.err
+    for said in ("Held-out", "before 之前", "after 之后", "NLL" if texts else "accuracy"):
+        assert said in answer.out
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"- {CASES[name][0]['kind']}\n" in card
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_dry_run_plans_it(command, tmp_path: Path, name: str):
+    answer = command("train", recipe_of(tmp_path, name), "--dry-run")
+    assert answer.status == 0, answer.err
+    assert "6 steps, " in answer.out
+    assert "about 0.0 GB" in answer.out
+
+
+def test_an_empty_answer_or_a_lone_question_stops_or_is_skipped(command, tmp_path: Path):
+    recipe = recipe_of(tmp_path, "sft")
+    bad = [{"instruction": "hi", "output": ""}, {"messages": [{"role": "user", "content": "hi"}]}]
+    write_rows(tmp_path / "texts.jsonl", [*instructions(14), *bad])
+    stopped = command("train", recipe, "--dry-run")
+    assert stopped.status == 2
+    assert "texts.jsonl, line 15: the answer is empty" in stopped.err
+    skipped = command("train", recipe, "--dry-run", "--set", "data.on_bad_row=skip")
+    assert skipped.status == 0
+    assert "1 × the conversation does not end with an assistant turn" in skipped.err
