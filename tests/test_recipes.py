@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hanlin.config import dump_toml, load_recipe
+from hanlin.curation.recipe import CurationRecipe
 from hanlin.errors import ConfigError
 from hanlin.text.chat import FORMATS
 from hanlin.training.optim import check_optimizer
@@ -22,12 +23,20 @@ def read(name: str, *overrides: str) -> Recipe:
     return load_recipe(Recipe, RECIPES / f"{name}.toml", overrides)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+TRAINING = sorted(path for path in RECIPES.glob("*.toml") if path.stem != "curate")
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.stem)
 def test_recipe_is_understood_and_survives_being_written(path, tmp_path):
     recipe = read(path.stem)
     assert recipe.chat.format in {None, *FORMATS}
     (tmp_path / "resolved.toml").write_text(dump_toml(recipe), encoding="utf-8")
     assert load_recipe(Recipe, tmp_path / "resolved.toml") == recipe
+
+
+def test_the_curation_recipe_is_understood():
+    recipe = load_recipe(CurationRecipe, RECIPES / "curate.toml")
+    assert all((RECIPES.parent / file).is_file() for file in recipe.input.files)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
