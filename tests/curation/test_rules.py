@@ -115,6 +115,7 @@ def test_every_kind_has_a_label() -> None:
 def test_pairs_are_equal_when_only_layout_differs() -> None:
     assert not check_equal(Text("你好，世界！"), Text("你好 世界")).keep
     assert check_equal(Text("你好，世界！"), Text("再见")).keep
+    assert check_equal(Text("你好，世界！"), Text("你好😀，世界🎉！")).keep  # a pair about emoji
     assert not check_gap(Text("长" * 400), Text("短")).keep
 
 

@@ -14,16 +14,22 @@ def bare(text: str) -> str:
     return _LETTERS.sub("", unicodedata.normalize("NFKC", text).lower())
 
 
+def symbols(text: str) -> str:
+    """Emoji and other signs that are neither letters nor punctuation: what a pair may be about."""
+    return "" if text.isascii() else "".join(char for char in text if unicodedata.category(char) in ("So", "Sk"))
+
+
 def check_equal(chosen: Text, rejected: Text) -> Verdict:
-    """The rule `pair_equal`: answers that differ in nothing, or in next to nothing."""
+    """The rule `pair_equal`: answers that differ in nothing, or in next to nothing; emoji are something."""
     one, other = bare(chosen.raw), bare(rejected.raw)
     if one == other:
-        return objection("equal answers") if one else KEEP
+        return objection("equal answers") if one and symbols(chosen.raw) == symbols(rejected.raw) else KEEP
     longer = max(len(one), len(other))
     if abs(len(one) - len(other)) > (1 - NEAR) * longer or longer < 60 or longer > 20_000:
         return KEEP
     same = _common_ends(one, other)
-    return objection(f"{same / longer:.0%} alike") if same >= NEAR * longer else KEEP
+    alike = same >= NEAR * longer and symbols(chosen.raw) == symbols(rejected.raw)
+    return objection(f"{same / longer:.0%} alike") if alike else KEEP
 
 
 def _common_ends(one: str, other: str) -> int:
