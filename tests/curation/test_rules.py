@@ -3,8 +3,6 @@
 import time
 
 import pytest
-from identity_cases import probes
-from personal_cases import negatives, positives
 
 from hanlin.curation import languages
 from hanlin.curation.checksums import is_company_code, is_hong_kong_id, is_luhn, is_resident_id, is_taiwan_id
@@ -15,6 +13,8 @@ from hanlin.curation.personal import find_personal
 from hanlin.curation.policy import SIDE_RULES, curate_row
 from hanlin.curation.recipe import CurationSection
 from hanlin.curation.rule import Around, Text
+from identity_cases import probes
+from personal_cases import negatives, positives
 
 EXAMPLES = [
     (name, text, keep)

@@ -12,6 +12,7 @@ from hanlin.objectives.contrast import DpoConfig, SimpoConfig, dpo, simpo, with_
 from hanlin.objectives.scores import referenced_metrics, score_pairs
 from hanlin.types import EncodedPair
 from tiny import CONFIGS, random_pairs, tiny_model
+from tiny_gradients import assert_same_gradients, gradients
 
 DPO, SIMPO = DpoConfig(kind="dpo", beta=0.3), SimpoConfig(kind="simpo", beta=1.5, gamma_ratio=0.4)
 LOSSES = {"dpo": (dpo, DPO), "simpo": (simpo, SIMPO)}
@@ -42,17 +43,6 @@ def row_loss(name: str, model, start, pairs: list[EncodedPair]) -> torch.Tensor:
     return total / len(pairs)
 
 
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    for name, expected in theirs.items():
-        assert (mine[name] - expected).norm() <= 1e-5 * expected.norm().clamp(min=1e-6), name
-
-
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_packed_and_shared_equals_padded_rows(family: str, name: str):
@@ -61,7 +51,7 @@ def test_packed_and_shared_equals_padded_rows(family: str, name: str):
     expected = row_loss(name, model, start, pairs)
     loss = loss_of(model, pack_pairs(pairs), count_pairs(pairs), config=config).total
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    assert_same(gradients(model, loss), gradients(model, expected))
+    assert_same_gradients(gradients(model, loss), gradients(model, expected))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -76,7 +66,7 @@ def test_split_equals_whole(name: str):
     whole = gradients(model, step([pairs]))
     bins = [[pairs[index] for index in bin] for bin in split_by_budget(pairs, max_tokens=60)]
     assert len(bins) > 1
-    assert_same(gradients(model, step(bins)), whole)
+    assert_same_gradients(gradients(model, step(bins)), whole)
 
 
 def test_the_starting_model_has_no_rewards():

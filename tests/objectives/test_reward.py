@@ -22,6 +22,7 @@ from hanlin.training.recipe import Recipe
 from hanlin.training.session import open_material
 from hanlin.types import EncodedPair, Segment
 from tiny import CONFIGS, random_pairs, tiny_model
+from tiny_gradients import assert_same_gradients, gradients
 from tiny_objectives import recipe_of
 
 
@@ -46,24 +47,13 @@ def row_loss(model, pairs: list[EncodedPair]) -> torch.Tensor:
     return total / len(pairs)
 
 
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    for name, expected in theirs.items():
-        assert (mine[name] - expected).norm() <= 1e-5 * expected.norm().clamp(min=1e-6), name
-
-
 @pytest.mark.parametrize("family", CONFIGS)
 def test_packed_and_shared_equals_padded_rows(family: str):
     model, pairs = reward_model(family), random_pairs(5)
     expected = row_loss(model, pairs)
     loss = reward(model, pack_ends(pairs), count_pairs(pairs)).total
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-    assert_same(gradients(model, loss), gradients(model, expected))
+    assert_same_gradients(gradients(model, loss), gradients(model, expected))
 
 
 def test_split_equals_whole():
@@ -72,7 +62,7 @@ def test_split_equals_whole():
     whole = gradients(model, reward(model, pack_ends(pairs), counts).total)
     bins = [[pairs[index] for index in bin] for bin in split_by_budget(pairs, max_tokens=60)]
     assert len(bins) > 1
-    assert_same(gradients(model, sum(reward(model, pack_ends(group), counts).total for group in bins)), whole)
+    assert_same_gradients(gradients(model, sum(reward(model, pack_ends(group), counts).total for group in bins)), whole)
 
 
 @pytest.mark.parametrize("share", [True, False])

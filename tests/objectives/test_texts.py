@@ -14,6 +14,7 @@ from hanlin.text.encode import encode_conversation, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Conversation, Message, Tokens
 from tiny import CONFIGS, VOCAB, tiny_model
+from tiny_gradients import assert_same_gradients, gradients
 from tiny_text import random_messages, write_directory
 
 
@@ -39,24 +40,13 @@ def row_loss(model, texts: list[Tokens]) -> torch.Tensor:
     return total / count
 
 
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    for name, expected in theirs.items():
-        assert (mine[name] - expected).norm() <= 1e-5 * expected.norm().clamp(min=1e-6), name
-
-
 @pytest.mark.parametrize("family", CONFIGS)
 def test_packed_equals_rows(family: str):
     model, texts = tiny_model(family), random_texts(6)
     expected = row_loss(model, texts)
     loss = next_token(model, pack_tokens(texts), count_tokens(texts)).total
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-    assert_same(gradients(model, loss), gradients(model, expected))
+    assert_same_gradients(gradients(model, loss), gradients(model, expected))
 
 
 def test_split_equals_whole_and_padding_changes_nothing():
@@ -69,9 +59,9 @@ def test_split_equals_whole_and_padding_changes_nothing():
     whole = gradients(model, step([texts]))
     bins = [[texts[index] for index in bin] for bin in split_by_budget(texts, max_tokens=50)]
     assert len(bins) > 1
-    assert_same(gradients(model, step(bins)), whole)
-    assert_same(gradients(model, step([[text] for text in texts])), whole)
-    assert_same(gradients(model, step([texts], pad_to=300)), whole)
+    assert_same_gradients(gradients(model, step(bins)), whole)
+    assert_same_gradients(gradients(model, step([[text] for text in texts])), whole)
+    assert_same_gradients(gradients(model, step([texts], pad_to=300)), whole)
 
 
 def test_counts_are_what_a_batch_scores():
