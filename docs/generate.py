@@ -41,10 +41,11 @@ from hanlin.text.chat import FORMATS
 from hanlin.text.encode import encode_pair
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import Progress
-from hanlin.training.loop import Job, run
+from hanlin.training.loop import run
 from hanlin.training.objective import objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
+from hanlin.training.work import Job
 from hanlin.types import Batch, EncodedPair, Message, Preference
 
 ROOT = Path(__file__).parent.parent

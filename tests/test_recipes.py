@@ -66,6 +66,7 @@ def test_the_published_optimizer_is_refused_on_a_cpu_with_a_way_on(name):
         ("pretrain-smollm2", "pretraining"),
         ("dpo-smollm2", "dpo"),
         ("reward-smollm2", "reward"),
+        ("rlhf-smollm2", "rlhf"),
     ],
 )
 def test_every_objective_has_a_recipe(name, kind):

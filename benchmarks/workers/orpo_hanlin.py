@@ -20,10 +20,11 @@ from hanlin.objectives.scores import PairScore
 from hanlin.training.allocator import settle_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.fit import Fit
-from hanlin.training.loop import Job, run
+from hanlin.training.loop import run
 from hanlin.training.objective import objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
+from hanlin.training.work import Job
 from hanlin.types import EncodedPair
 
 

@@ -29,10 +29,10 @@ from hanlin.text.chat import named_format
 from hanlin.text.encode import check_vocabulary
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import model_in
-from hanlin.training.loop import Observer
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Material, Session, is_finished, open_material, run_directory
 from hanlin.training.trackers import Look, Looked, Sample
+from hanlin.training.work import Observer
 from hanlin.types import Message
 
 _log = logging.getLogger(__name__)

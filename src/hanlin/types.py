@@ -181,6 +181,8 @@ class Batch:
     ids_P: tuple[str, ...]
     num_logical_tokens: int = 0
     reference_S: Tensor | None = None  # fp32: each span's log-probability under the starting model
+    advantage_S: Tensor | None = None  # fp32: how much better than expected each span's answer is
+    old_S: Tensor | None = None  # fp32: each span's log-probability under the model that sampled it
 
     @property
     def num_tokens(self) -> int:
@@ -200,6 +202,8 @@ class Batch:
             rejected_P=self.rejected_P.to(device),
             prompt_P=self.prompt_P.to(device),
             reference_S=None if self.reference_S is None else self.reference_S.to(device),
+            advantage_S=None if self.advantage_S is None else self.advantage_S.to(device),
+            old_S=None if self.old_S is None else self.old_S.to(device),
         )
 
 
@@ -209,9 +213,11 @@ class Counts:
 
     pairs: int = 0
     likelihood_tokens: int = 0
+    answers: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.pairs + other.pairs, self.likelihood_tokens + other.likelihood_tokens)
+        tokens = self.likelihood_tokens + other.likelihood_tokens
+        return Counts(self.pairs + other.pairs, tokens, self.answers + other.answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,13 @@ role (Gemma), the system text is part of the first user turn and goes with it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hanlin.errors import DataError
 from hanlin.types import EncodedPair, Tokens
+
+if TYPE_CHECKING:  # torch comes with it
+    from hanlin.data.groups import Prompt
 
 NUM_EXAMPLES = 5  # pairs named for each reason
 TOO_LONG = "too long"
@@ -174,6 +177,27 @@ def fit_tokens(
             cut_tokens += cut
             tally.add(SHORTENED, f"{example.id} ({len(example.ids)} → {len(fitted.ids)})")
     return kept, _report(tally, lengths, max_length=max_length, kept=len(kept), cut=cut_tokens, noun="conversations")
+
+
+def fit_prompts(
+    prompts: "Sequence[Prompt]", *, max_length: int, on_long: Literal["drop", "error"]
+) -> "tuple[list[Prompt], LengthReport]":
+    """The prompts that leave room for an answer within `max_length` tokens. Raises DataError as `fit_lengths`."""
+    kept: list[Prompt] = []
+    tally = _Tally()
+    for prompt in prompts:
+        length = len(prompt.ids) + prompt.max_tokens
+        if length <= max_length:
+            kept.append(prompt)
+            continue
+        if on_long == "error":
+            raise DataError(
+                f"prompt {prompt.id} has {len(prompt.ids)} tokens and answers up to {prompt.max_tokens}, more than "
+                f'max_length = {max_length}; raise it, or set on_long = "drop"'
+            )
+        tally.add(TOO_LONG, f"{prompt.id} ({length} with the answer)")
+    lengths = {"row": [len(prompt.ids) + prompt.max_tokens for prompt in prompts]}
+    return kept, _report(tally, lengths, max_length=max_length, kept=len(kept), cut=0, noun="prompts")
 
 
 def _report(

@@ -18,7 +18,7 @@ from hanlin.types import Batch, Counts, EncodedPair, Example, Segment, Tokens
 _PAD_SEGMENT = 128  # short, because attention costs the square of a segment's length
 
 
-class _Stream:
+class Stream:
     """The growing lists of one batch."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def pack_pairs(
     cover the prompt. `share=False` lays every pair out as two independent sequences: the slow form the laws compare
     with. A shorter stream is filled up to `pad_to` tokens that nothing sees and nobody scores, for compiled models.
     """
-    stream = _Stream()
+    stream = Stream()
     spans: dict[str, list[int]] = {"chosen": [], "rejected": [], "prompt": []}
     reference: list[float] = []
     for pair in pairs:
@@ -106,7 +106,7 @@ def pack_ends(pairs: Sequence[EncodedPair], *, share: bool = True, pad_to: int =
     """The stream of `pack_pairs`, in which only the last token of each answer is read (a reward model's place): the
     predictor of a span is that token's own position, and its target the token itself.
     """
-    stream = _Stream()
+    stream = Stream()
     chosen, rejected = [], []
     for pair in pairs:
         _, *places = _lay_pair(stream, pair, share=share)
@@ -117,7 +117,7 @@ def pack_ends(pairs: Sequence[EncodedPair], *, share: bool = True, pad_to: int =
 
 def pack_tokens(examples: Sequence[Tokens], *, pad_to: int = 0) -> Batch:
     """Pack conversations or documents, a segment without prefix and a span each. The first token has no predictor."""
-    stream = _Stream()
+    stream = Stream()
     for example in examples:
         start = stream.lay(example.ids, position=0)
         places = [place for place, scored in enumerate(example.scored) if scored and place]
@@ -125,7 +125,7 @@ def pack_tokens(examples: Sequence[Tokens], *, pad_to: int = 0) -> Batch:
     return stream.batch(examples, pad_to=pad_to)
 
 
-def _lay_pair(stream: _Stream, pair: EncodedPair, *, share: bool) -> tuple[int, list[int], list[int]]:
+def _lay_pair(stream: Stream, pair: EncodedPair, *, share: bool) -> tuple[int, list[int], list[int]]:
     """Where the pair's prompt starts, and for each answer the positions of the prompt's last token and of its own."""
     shared = pair.shared if share else 0
     stem = pair.prompt + pair.chosen[:shared]

@@ -137,7 +137,8 @@ def prompt_frame(format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") 
     return PromptFrame.between(one, other, turn=tokenizer.id(format.opening))
 
 
-def _with_refused(report: RowReport, refused: Sequence[TemplateError], format: ChatFormat) -> RowReport:
+def with_refused(report: RowReport, refused: Sequence[TemplateError], format: ChatFormat) -> RowReport:
+    """The report with the rows that the chat format could not hold."""
     reason = f"the {format.name} format cannot hold it"
     return replace(
         report,
@@ -223,7 +224,7 @@ def encode_files(
     on_bad_pair = refused.append if config.on_bad_row == "skip" else None
     encoded = encode_preferences(preferences, format, tokenizer, system=system, on_bad_pair=on_bad_pair)
     if refused:
-        rows = _with_refused(rows, refused, format)
+        rows = with_refused(rows, refused, format)
         if not encoded and not aside:
             raise DataError(f"none of {len(refused)} pairs fits the {format.name} format; first {refused[0]}")
     fitted, lengths = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
@@ -359,7 +360,7 @@ def encode_conversations(
                 raise
             refused.append(error)
     if refused:
-        rows = _with_refused(rows, refused, format)
+        rows = with_refused(rows, refused, format)
         if not encoded:
             raise DataError(f"none of {len(refused)} conversations fits the {format.name} format; first {refused[0]}")
     frame = prompt_frame(format, tokenizer, system=system)

@@ -9,6 +9,7 @@ from hanlin.evaluation.pairs import pair_rows
 from hanlin.evaluation.report import Row, mean_row, rate_row
 from hanlin.evaluation.statistics import Estimate
 from hanlin.objectives.next_token import TextScore
+from hanlin.objectives.policy import AnswerScore
 from hanlin.objectives.reward import RewardScore
 from hanlin.objectives.scores import PairScore
 
@@ -52,6 +53,21 @@ def reward_rows(
     ]
 
 
+def answer_rows(
+    examples: Sequence[Any], before: Sequence[AnswerScore], after: Sequence[AnswerScore] | None
+) -> list[Row]:
+    """What sampled answers to held-out prompts are worth; each prompt is one item."""
+
+    rewards = [score.reward for score in before], None if after is None else [score.reward for score in after]
+    tokens = [score.tokens for score in before], None if after is None else [score.tokens for score in after]
+    ended = [score.ended for score in before], None if after is None else [score.ended for score in after]
+    return [
+        mean_row("answers.reward", ("reward", "奖励"), before=rewards[0], after=rewards[1], better="higher"),
+        mean_row("answers.tokens", ("tokens", "词元数"), before=tokens[0], after=tokens[1]),
+        rate_row("answers.ended", ("not cut", "未截断"), before=ended[0], after=ended[1]),
+    ]
+
+
 def _exponential(estimate: Estimate) -> Estimate:
     """The interval's ends go with the value: the exponential is monotone."""
     return replace(
@@ -59,4 +75,9 @@ def _exponential(estimate: Estimate) -> Estimate:
     )
 
 
-ROWS: dict[type, Callable[..., list[Row]]] = {PairScore: pair_rows, TextScore: text_rows, RewardScore: reward_rows}
+ROWS: dict[type, Callable[..., list[Row]]] = {
+    PairScore: pair_rows,
+    TextScore: text_rows,
+    RewardScore: reward_rows,
+    AnswerScore: answer_rows,
+}

@@ -8,6 +8,7 @@ would have to share its noise.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
@@ -165,6 +166,19 @@ def adapted(model: Transformer) -> dict[str, LoraLinear]:
 def lora_parameters(model: Transformer) -> list[nn.Parameter]:
     """A and B of every adapter, in the model's order: all that learns after `add_lora`."""
     return [parameter for linear in adapted(model).values() for parameter in (linear.down, linear.up)]
+
+
+@contextmanager
+def without_adapters(model: Transformer) -> Iterator[None]:
+    """While it lasts, a model with adapters computes what it did before it had them, bit for bit."""
+    scales = {linear: linear.scale for linear in adapted(model).values()}
+    try:
+        for linear in scales:
+            linear.scale = 0.0
+        yield
+    finally:
+        for linear, scale in scales.items():
+            linear.scale = scale
 
 
 def target_shapes(model_config: ModelConfig, config: LoraConfig) -> list[tuple[int, int]]:

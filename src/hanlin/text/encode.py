@@ -39,8 +39,8 @@ def encode_pair(preference: Preference, format: ChatFormat, tokenizer: Tokenizer
     with _naming(preference.id):
         return EncodedPair(
             prompt=tuple(encode_prompt(preference.prompt, format, tokenizer)),
-            chosen=_answer(preference.chosen, format, tokenizer),
-            rejected=_answer(preference.rejected, format, tokenizer),
+            chosen=encode_answer(preference.chosen, format, tokenizer),
+            rejected=encode_answer(preference.rejected, format, tokenizer),
             id=preference.id,
             category=preference.category,
             fault=preference.fault,
@@ -109,7 +109,8 @@ def check_vocabulary(tokenizer: Tokenizer, num_rows: int) -> None:
         )
 
 
-def _answer(content: str, format: ChatFormat, tokenizer: Tokenizer) -> tuple[int, ...]:
+def encode_answer(content: str, format: ChatFormat, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """An answer with its stop piece. Raises TemplateError for an empty one."""
     spans: list[tuple[str, Kind]] = [(format.answer(content), "answer"), (format.stop, "stop")]
     return tuple(id for id, _ in _encode(iter(spans), tokenizer))
 

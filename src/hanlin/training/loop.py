@@ -10,97 +10,47 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hanlin.data.budget import streams
-from hanlin.data.loader import Order
-from hanlin.errors import ConfigError, TrainingError
+from hanlin.errors import TrainingError
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.objective import Objective
 from hanlin.training.recipe import TrainingConfig
+from hanlin.training.rollout import Rollouts
 from hanlin.training.schedule import learning_rate_factor
-from hanlin.types import Batch, Counts, Example
-
-
-class Observer(Protocol):
-    """Is told what happens; draws progress bars, writes logs."""
-
-    def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None: ...
-    def evaluated(self, progress: Progress, scores: Sequence[Any]) -> None: ...
-    def saved(self, path: Path) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """All that the loop works on. `save` writes a checkpoint of the given progress and returns where."""
-
-    model: Transformer
-    optimizer: torch.optim.Optimizer
-    train: Sequence[Example]
-    held_out: Sequence[Example]
-    objective: Objective[Any]
-    config: TrainingConfig
-    num_steps: int
-    order: Order
-    save: Callable[[Progress], Path]
-
-
-def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfig, *, noun: str = "pairs") -> int:
-    """Optimizer steps of the run: what `epochs` gives, unless `steps` or `tokens` say otherwise."""
-    num_steps = config.steps if config.steps is not None else order.num_steps
-    if num_steps == 0:
-        of = f"{len(examples)} {noun} is less than one {noun[:-1]}"
-        raise ConfigError(f"training.epochs = {config.epochs:g} of {of}; raise it")
-    if config.tokens is None:
-        return num_steps
-    tokens = 0
-    for step in range(num_steps):
-        tokens += sum(examples[index].num_tokens for index in order.step(step))
-        if tokens >= config.tokens:
-            return step + 1
-    return num_steps
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One optimizer step, ready to compute: its examples, what they score, and their streams."""
-
-    examples: list[Example]
-    counts: Counts
-    batches: list[Batch]
+from hanlin.training.work import Job, Observer, Work, gathered_in_time, packed_ahead
 
 
 def run(job: Job, start: Progress, observer: Observer) -> Progress:
     """Train from `start` to the last step, or until interrupted; returns how far it came. The last step is not saved
-    here. The next step's streams are packed while one is computed.
+    here.
     """
     progress = start
     job.model.train()
     job.model.lend(Scratch())
-    with _interruptible() as interrupted, ThreadPoolExecutor(max_workers=1) as ahead:
-        upcoming = ahead.submit(_work, job, progress.step)
-        while progress.step < job.num_steps:
-            work = upcoming.result()
-            if progress.step + 1 < job.num_steps:
-                upcoming = ahead.submit(_work, job, progress.step + 1)
+    prepared = packed_ahead if job.rollouts is None else gathered_in_time
+    with _interruptible() as interrupted, closing(prepared(job, progress.step)) as works:
+        for work in works:
+            if work.gathered is not None and work.gathered.alarm:
+                raise TrainingError(_stopped(job, progress, work.gathered.alarm, observer))
             progress, metrics = _step(job, progress, work)
             observer.step(progress, job.num_steps, metrics)
             if progress.step == job.num_steps:
                 break
             if _is_due(progress.step, job.config.evaluate_every) and job.held_out:
-                observer.evaluated(progress, evaluate(job.model, job.held_out, job.config, objective=job.objective))
+                scores = evaluate(job.model, job.held_out, job.config, objective=job.objective, rollouts=job.rollouts)
+                observer.evaluated(progress, scores)
             if interrupted.is_set() or _is_due(progress.step, job.config.save_every):
                 observer.saved(job.save(progress))
             if interrupted.is_set():
@@ -111,26 +61,61 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
     return progress
 
 
-def _work(job: Job, step: int) -> _Work:
-    examples = [job.train[index] for index in job.order.step(step)]
-    packed = streams(examples, job.objective.pack, max_tokens=job.config.tokens_per_pass, pad=job.model.compiled)
-    batches = [batch.to(job.model.device) for _, batch in packed]
-    return _Work(examples, job.objective.count(examples), batches)
+def _stopped(job: Job, progress: Progress, alarm: str, observer: Observer) -> str:
+    """Saves what was learnt so far; says why the run ends and how it may go on."""
+    path = job.save(progress)
+    observer.saved(path)
+    return (
+        f"step {progress.step + 1}: {alarm}. Nothing was learnt from these answers; the model before them is in "
+        f"{path}, and a run with a higher limit goes on from there (--resume)"
+    )
 
 
 def evaluate(
-    model: Transformer, examples: Sequence[Example], config: TrainingConfig, *, objective: Objective[Any]
+    model: Transformer,
+    examples: Sequence[Any],
+    config: TrainingConfig,
+    *,
+    objective: Objective[Any],
+    rollouts: Rollouts | None = None,
 ) -> list[Any]:
-    """Scores of examples under the model, streamed with the recipe's token budget."""
+    """Scores of examples under the model, streamed with the recipe's token budget; or of its answers to them."""
+    if rollouts is not None:
+        return rollouts.score(model, examples)
+    assert objective.score is not None
+    assert objective.pack_scored is not None
     return objective.score(model, streams(examples, objective.pack_scored, max_tokens=config.tokens_per_pass))
 
 
-def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str, float]]:
-    """One optimizer step: forward and backward over its micro-batches, check, clip, update.
+def _step(job: Job, progress: Progress, work: Work) -> tuple[Progress, dict[str, float]]:
+    """One step and what is logged of it: of several updates, the last one's loss."""
+    began = time.perf_counter() - work.gathering
+    numbers: dict[str, float] = {}
+    for _ in range(job.objective.updates):
+        numbers = _update(job, progress, work)
+    if job.model.device.type == "cpu":
+        release_memory()
+    num_seen, tokens = len(work.examples), sum(example.num_tokens for example in work.examples)
+    done = replace(progress, step=progress.step + 1, pairs=progress.pairs + num_seen, tokens=progress.tokens + tokens)
+    seconds = time.perf_counter() - began
+    metrics = {
+        **numbers,
+        "epoch": done.pairs / len(job.train),
+        "num_tokens": float(done.tokens),
+        "tokens_per_second": tokens / seconds,
+        "logical_tokens_per_second": sum(batch.num_logical_tokens for batch in work.batches) / seconds,
+        f"{job.objective.noun}_per_second": num_seen / seconds,
+    }
+    if work.gathered is not None:
+        metrics |= work.gathered.metrics | {"generation_share": work.gathered.generating / seconds}
+    return done, metrics
 
-    Nothing waits for the device but one transfer: all numbers of the step, before the update.
+
+def _update(job: Job, progress: Progress, work: Work) -> dict[str, float]:
+    """One optimizer update: forward and backward over the micro-batches, check, clip, update.
+
+    Nothing waits for the device but one transfer: all numbers of the update, before it.
     """
-    began = time.perf_counter()
     config, model = job.config, job.model
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
@@ -154,23 +139,12 @@ def _step(job: Job, progress: Progress, work: _Work) -> tuple[Progress, dict[str
     if model.scratch is not None:
         model.scratch.renew()
     job.optimizer.zero_grad(set_to_none=False)
-    if model.device.type == "cpu":
-        release_memory()
-    num_seen, tokens = len(work.examples), sum(example.num_tokens for example in work.examples)
-    done = replace(progress, step=progress.step + 1, pairs=progress.pairs + num_seen, tokens=progress.tokens + tokens)
-    seconds = time.perf_counter() - began
-    metrics = {
+    return {
         "loss": sum(values),
         **dict(zip(sums, terms, strict=True)),
         "grad_norm": grad_norm,
         "learning_rate": config.learning_rate * factor,
-        "epoch": done.pairs / len(job.train),
-        "num_tokens": float(done.tokens),
-        "tokens_per_second": tokens / seconds,
-        "logical_tokens_per_second": sum(batch.num_logical_tokens for batch in work.batches) / seconds,
-        f"{job.objective.noun}_per_second": num_seen / seconds,
     }
-    return done, metrics
 
 
 def _check_finite(

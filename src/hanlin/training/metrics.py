@@ -15,9 +15,9 @@ import torch
 from hanlin.errors import TrainingError
 from hanlin.models.transformer import Transformer
 from hanlin.training.checkpoint import Progress
-from hanlin.training.loop import Observer
 from hanlin.training.runs import CURVES, FILE, read_metrics, series, smoothed
 from hanlin.training.trackers import Look, Sample, Tracker
+from hanlin.training.work import Observer
 
 SAMPLES = "samples.jsonl"
 

@@ -16,19 +16,25 @@ from pydantic import Discriminator, Tag
 
 from hanlin.data.budget import Packer, count_tokens
 from hanlin.data.documents import prepare_documents
+from hanlin.data.groups import Prompt, count_groups, pack_groups
 from hanlin.data.loader import Order, PairOrder
 from hanlin.data.mixture import MixtureOrder
 from hanlin.data.pack import count_pairs, pack_ends, pack_pairs, pack_tokens
 from hanlin.data.prepare import DataConfig, PreparedData, prepare_conversations, prepare_data
+from hanlin.data.prompts import prepare_prompts
 from hanlin.models.reward import add_score
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.contrast import DpoConfig, SimpoConfig, dpo, simpo, with_reference
 from hanlin.objectives.next_token import PretrainingConfig, SftConfig, next_token, score_texts, text_metrics
 from hanlin.objectives.orpo import OrpoConfig, orpo
+from hanlin.objectives.policy import RlhfConfig, answer_metrics, reinforce
 from hanlin.objectives.reward import RewardConfig, reward, reward_metrics, score_rewards
 from hanlin.objectives.scores import held_out_metrics, referenced_metrics, score_pairs
 from hanlin.text.chat import ChatFormat
+from hanlin.text.encode import stop_ids
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.rewards import check_rewards, open_judge
+from hanlin.training.rollout import Rollouts
 from hanlin.types import Batch, Counts, EncodedPair, Example, Loss, Tokens
 
 E = TypeVar("E", bound=Example)
@@ -46,6 +52,7 @@ ObjectiveConfig = Annotated[
     | Annotated[DpoConfig, Tag("dpo")]
     | Annotated[SimpoConfig, Tag("simpo")]
     | Annotated[RewardConfig, Tag("reward")]
+    | Annotated[RlhfConfig, Tag("rlhf")]
     | Annotated[PretrainingConfig, Tag("pretraining")],
     Discriminator(_kind),
 ]
@@ -76,6 +83,22 @@ class Arrange(Protocol):
     ) -> Order: ...
 
 
+class Explore(Protocol):
+    """Makes ready what turns prompts into answers to learn from; the model is the one that training starts from."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        format: ChatFormat,
+        /,
+        *,
+        seed: int,
+        tokens_per_pass: int,
+        on_note: Callable[[str], None],
+    ) -> Rollouts: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective(Generic[E]):
     """One way to train. `E` is its kind of example.
@@ -87,16 +110,20 @@ class Objective(Generic[E]):
     example: its predictions through the head and its query-key products; `scored_share` is the share of its stream
     tokens that go through the head. `step_line` and `held_out_line` are what
     people see, filled in from the numbers of a step and of `summarise`.
+
+    Where the model learns from its own answers, examples are prompts: `explore` gives what makes groups of answers of
+    them, which `pack` and `count` take, and what scores held-out ones instead of `score`. A step updates the weights
+    `updates` times.
     """
 
     title: str
     noun: str
     prepare: Prepare
-    pack: Packer[E]
-    pack_scored: Packer[E]
-    count: Callable[[Iterable[E]], Counts]
+    pack: Packer[Any]
+    pack_scored: Packer[E] | None = None
+    count: Callable[[Iterable[Any]], Counts]
     loss: Callable[[Transformer, Batch, Counts], Loss]
-    score: Callable[[Transformer, Packed], list[Any]]
+    score: Callable[[Transformer, Packed], list[Any]] | None = None
     summarise: Callable[[Sequence[Any]], dict[str, float]]
     scored: Callable[[E], int]
     attended: Callable[[E], float]
@@ -104,6 +131,8 @@ class Objective(Generic[E]):
     adopt: Callable[[Transformer, int], None] | None = None
     arrange: Arrange
     refer: Callable[[Transformer, Sequence[E], Packed], Sequence[E]] | None = None
+    explore: Explore | None = None
+    updates: int = 1
     step_line: str = "loss {loss:.3f}"
     held_out_line: str
 
@@ -212,6 +241,63 @@ def _pretraining(config: PretrainingConfig) -> Objective[Tokens]:
     )
 
 
+def _rlhf(config: RlhfConfig) -> Objective[Prompt]:
+    def prepare(
+        data: DataConfig,
+        format: ChatFormat,
+        tokenizer: Tokenizer,
+        /,
+        *,
+        system: str,
+        cache: Path | None,
+        on_note: Callable[[str], None],
+    ) -> PreparedData:
+        check_rewards(config.rewards)
+        number, longest = config.answers, config.max_tokens
+        return prepare_prompts(data, format, tokenizer, num_answers=number, max_tokens=longest, system=system)
+
+    def scored(prompt: Prompt) -> int:
+        return prompt.num_answers * prompt.max_tokens
+
+    return Objective(
+        title=f"RLHF (REINFORCE, leave-one-out over {config.answers} answers, rewards {', '.join(config.rewards)})",
+        noun="prompts",
+        prepare=prepare,
+        arrange=in_memory,
+        pack=pack_groups,
+        count=count_groups,
+        loss=partial(reinforce, config=config),
+        summarise=answer_metrics,
+        scored=scored,
+        attended=group_attention,
+        scored_share=lambda prompt: scored(prompt) / prompt.num_tokens,
+        explore=partial(rollouts, config=config),
+        updates=config.updates,
+        step_line="reward {reward:.3f} · KL {objective/kl:.2f} · length {completions/mean_length:.0f}",
+        held_out_line="reward {eval_reward:.3f}, length {eval_completions/mean_length:.0f}",
+    )
+
+
+def rollouts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    format: ChatFormat,
+    /,
+    *,
+    seed: int,
+    tokens_per_pass: int,
+    on_note: Callable[[str], None],
+    config: RlhfConfig,
+) -> Rollouts:
+    """What RLHF samples and rewards answers with."""
+    judges = [
+        open_judge(name, device=model.device, tokens_per_pass=tokens_per_pass, on_note=on_note)
+        for name in config.rewards
+    ]
+    stops = stop_ids(format, tokenizer, tokenizer.generation_stops)
+    return Rollouts(config, model, tokenizer, stop_ids=stops, judges=judges, seed=seed, tokens_per_pass=tokens_per_pass)
+
+
 def in_memory(
     data: PreparedData, *, batch: int, epochs: float, steps: int | None, seed: int, shuffle: bool
 ) -> PairOrder:
@@ -250,11 +336,18 @@ def pair_attention(pair: EncodedPair) -> float:
     return prompt**2 / 2 + prompt * (chosen + rejected) + chosen**2 / 2 + rejected**2 / 2
 
 
+def group_attention(prompt: Prompt) -> float:
+    """Query-key products of a prompt and its answers, each of the greatest length."""
+    length, answer = len(prompt.ids), prompt.max_tokens
+    return length**2 / 2 + prompt.num_answers * (length * answer + answer**2 / 2)
+
+
 OBJECTIVES: dict[type, Callable[[Any], Objective[Any]]] = {
     OrpoConfig: _orpo,
     SftConfig: _sft,
     DpoConfig: _dpo,
     SimpoConfig: _simpo,
     RewardConfig: _reward,
+    RlhfConfig: _rlhf,
     PretrainingConfig: _pretraining,
 }

@@ -11,6 +11,7 @@ from hanlin.data.prepare import DataConfig
 from hanlin.models.lora import LoraConfig
 from hanlin.objectives.next_token import PretrainingConfig
 from hanlin.objectives.orpo import OrpoConfig
+from hanlin.objectives.policy import RlhfConfig
 from hanlin.training.objective import ObjectiveConfig
 from hanlin.training.trackers import TrackConfig
 
@@ -122,7 +123,18 @@ class Recipe(Section):
             raise ValueError(stands_still(self.training))
         if isinstance(self.objective, PretrainingConfig):
             check_mixture(self.objective, num_sources=len(self.data.train), tokens=self.training.tokens)
+        if isinstance(self.objective, RlhfConfig):
+            check_lengths(self.objective, max_length=self.data.max_length, tokens=self.training.tokens)
         return self
+
+
+def check_lengths(objective: RlhfConfig, *, max_length: int, tokens: int | None) -> None:
+    """Raise ValueError for answers that leave no room for prompts, or for a run that ends after so many tokens."""
+    if objective.max_tokens >= max_length:
+        answer = f"objective.max_tokens = {objective.max_tokens}"
+        raise ValueError(f"{answer} leaves no room for prompts in data.max_length = {max_length}")
+    if tokens is not None:
+        raise ValueError("training.tokens cannot be counted ahead where answers are sampled: give training.steps")
 
 
 def check_mixture(objective: PretrainingConfig, *, num_sources: int, tokens: int | None) -> None:

@@ -27,6 +27,7 @@ _QUIET = 600
 CURVES = (
     ("NLL of what is learnt, per token", ("nll_loss", "eval_nll_loss")),
     ("Reward accuracy", ("rewards/accuracies", "eval_rewards/accuracies")),
+    ("Reward of sampled answers", ("reward", "eval_reward")),
 )
 _COLORS = ("#1f4e79", "#b5482f", "#4f7a3a", "#7b5aa6", "#b08a1e", "#4a9aa5", "#8c564b", "#7f7f7f")
 

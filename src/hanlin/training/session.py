@@ -39,17 +39,19 @@ from hanlin.training.checkpoint import (
     save_checkpoint,
 )
 from hanlin.training.fit import measure_fit
-from hanlin.training.loop import Job, Observer, count_steps, evaluate, run
+from hanlin.training.loop import evaluate, run
 from hanlin.training.metrics import Diary, MetricsLog, Samples, plot_metrics
 from hanlin.training.objective import Objective, objective_of
 from hanlin.training.optim import STATE_BYTES, check_optimizer, make_optimizer
 from hanlin.training.recipe import ChatSection, Recipe
+from hanlin.training.rollout import Rollouts
 from hanlin.training.runs import running
 from hanlin.training.trackers import Look, check_trackers, open_trackers
+from hanlin.training.work import Job, Observer, count_steps
 
 RECIPE = "recipe.toml"
 # What may change between a run and its resumption without changing its numbers.
-_FREE_TO_CHANGE = ("evaluate_every", "save_every", "keep_last", "cache")
+_FREE_TO_CHANGE = ("evaluate_every", "save_every", "keep_last", "cache", "kl_limit", "cut_limit")
 _log = logging.getLogger(__name__)
 
 
@@ -137,6 +139,7 @@ class Session:
         settle_memory()
         self.model = load_training_model(material, on_note=on_note)
         self.optimizer = make_optimizer(self.model, recipe.training)
+        self.rollouts = self._explore()
         self.progress = Progress(
             data=material.data.fingerprint,
             threads=torch.get_num_threads(),
@@ -163,10 +166,19 @@ class Session:
 
         def known(examples: Sequence[Any]) -> Sequence[Any]:
             budget = self.material.recipe.training.tokens_per_pass
+            assert objective.pack_scored is not None
             packed = streams(examples, objective.pack_scored, max_tokens=budget)
             return objective.refer(self.model, examples, packed) if objective.refer and examples else examples
 
         return replace(data, train=known(data.train), held_out=known(data.held_out))
+
+    def _explore(self) -> Rollouts | None:
+        """What samples answers, where the objective learns from them: before any weight is restored."""
+        if (explore := self.material.objective.explore) is None:
+            return None
+        material, training = self.material, self.material.recipe.training
+        given, budget = (self.model, material.tokenizer, material.format), training.tokens_per_pass
+        return explore(*given, seed=training.seed, tokens_per_pass=budget, on_note=self._on_note)
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
@@ -185,8 +197,8 @@ class Session:
 
     def evaluate(self) -> list[Any]:
         """Scores of the held-out examples under the weights as they are."""
-        training = self.material.recipe.training
-        return evaluate(self.model, self.data.held_out, training, objective=self.material.objective)
+        training, objective = self.material.recipe.training, self.material.objective
+        return evaluate(self.model, self.data.held_out, training, objective=objective, rollouts=self.rollouts)
 
     def train(self, observer: Observer | None = None, *, look: Look | None = None) -> bool:
         """Score the held-out examples, run to the last step, score again; False when interrupted (a checkpoint is saved
@@ -203,6 +215,7 @@ class Session:
             num_steps=self.material.num_steps,
             order=self.material.order,
             save=self._save,
+            rollouts=self.rollouts,
         )
         with self._diary(observer, look) as diary:
             if self.progress.step == 0:

@@ -1,0 +1,122 @@
+"""Questions without answers: what reinforcement learning needs of preference pairs, conversations or plain prompts.
+
+The form is read off each row by itself. Of a pair the prompt is taken, of a conversation what stands before its last
+turn where that is the assistant's; answers are not looked at. `prompt` alone, a text or messages, will do. Nothing is
+kept in the cache directory: prompts are short, and rewards want their messages.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.config import shown
+from hanlin.data.conversations import CONVERSATIONS, read_conversation
+from hanlin.data.groups import Prompt
+from hanlin.data.lengths import LengthReport, fit_prompts
+from hanlin.data.prepare import DataConfig, PreparedData, held_out_places, with_refused, with_system
+from hanlin.data.rows import (
+    COLUMNS,
+    BadRow,
+    check_characters,
+    checked_turns,
+    label_of,
+    messages_of,
+    read_row,
+    refuse_more_than_text,
+    with_system_column,
+)
+from hanlin.data.sources import RowForm, RowReport, read_files
+from hanlin.data.tool_rows import has_tools
+from hanlin.errors import ConfigError, DataError, TemplateError
+from hanlin.text.chat import ChatFormat
+from hanlin.text.encode import encode_prompt
+from hanlin.text.tokenizer import Tokenizer
+from hanlin.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The messages of a prompt, which end with a user turn."""
+
+    messages: tuple[Message, ...]
+    id: str
+
+
+def read_question(row: Any, name: str) -> Question:
+    """The question in one parsed row; `name` is its id where the row has none of its own. Raises BadRow."""
+    if not isinstance(row, dict):
+        raise BadRow("the row is not an object", f"{shown(row)}; expected prompt, conversations or messages")
+    columns = {key: value for key, value in row.items() if value is not None}
+    if has_tools(columns):
+        raise BadRow("tools", "answers that call tools cannot be sampled yet")
+    if "chosen" in columns or "rejected" in columns:
+        pair = read_row(row, name)
+        return Question(pair.prompt, pair.id)
+    column = next((one for one in ("prompt", "conversations", "messages") if one in columns), None)
+    if column is None:
+        conversation = read_conversation(row, name)
+        return Question(conversation.messages[:-1], conversation.id)
+    refuse_more_than_text(columns)
+    value = columns[column]
+    messages = (Message("user", value),) if isinstance(value, str) else messages_of(value, column)
+    if messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    messages = checked_turns(with_system_column(columns, messages))
+    for message in messages:
+        check_characters(message.content)
+    return Question(messages, label_of(columns, "id") or name)
+
+
+QUESTIONS = RowForm(
+    read=read_question,
+    expected="prompts (preference pairs, conversations, or prompt alone)",
+    required=(frozenset(("prompt",)), *CONVERSATIONS.required),
+    columns=COLUMNS | CONVERSATIONS.columns,
+)
+
+
+def prepare_prompts(
+    config: DataConfig,
+    format: ChatFormat,
+    tokenizer: Tokenizer,
+    *,
+    num_answers: int,
+    max_tokens: int,
+    system: str = "",
+) -> PreparedData:
+    """Prompts that leave room for `max_tokens` within `data.max_length`. Raises as `prepare_data`."""
+    if config.on_long == "truncate_prompt":
+        raise ConfigError(
+            'data.on_long = "truncate_prompt" would reward answers to a prompt that the model saw only in part; use '
+            '"drop" or "error"'
+        )
+    if config.held_out and config.held_out_pairs:
+        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
+
+    reports: list[RowReport] = []
+    fitted: list[tuple[list[Prompt], LengthReport]] = []
+    for paths in (config.train, config.held_out) if config.held_out else (config.train,):
+        questions, rows = read_files(paths, QUESTIONS, on_bad_row=config.on_bad_row)
+        prompts: list[Prompt] = []
+        refused: list[TemplateError] = []
+        for question in questions:
+            messages = with_system(question.messages, system)
+            try:
+                ids = encode_prompt(messages, format, tokenizer)
+            except TemplateError as error:
+                if config.on_bad_row == "error":
+                    raise TemplateError(f"{question.id}: {error}") from None
+                refused.append(TemplateError(f"{question.id}: {error}"))
+            else:
+                prompts.append(Prompt(tuple(ids), messages, num_answers, max_tokens, id=question.id))
+        if refused and not prompts:
+            raise DataError(f"none of {len(refused)} prompts fits the {format.name} format; first {refused[0]}")
+        reports.append(with_refused(rows, refused, format) if refused else rows)
+        fitted.append(fit_prompts(prompts, max_length=config.max_length, on_long=config.on_long))
+    lengths = tuple(report for _, report in fitted)
+    train = fitted[0][0]
+    held_out = fitted[1][0] if config.held_out else []
+    if config.held_out_pairs:
+        apart = set(held_out_places(len(train), config.held_out_pairs, noun="prompts"))
+        held_out = [prompt for index, prompt in enumerate(train) if index in apart]
+        train = [prompt for index, prompt in enumerate(train) if index not in apart]
+    return PreparedData(train, held_out, tuple(reports), lengths)

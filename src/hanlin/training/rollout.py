@@ -1,0 +1,206 @@
+"""Rollouts: what RLHF learns from is made by the model itself, at the start of every step.
+
+Answers are sampled from the weights as they are, which the engine reads anew each time; so nothing can be packed ahead
+of a step, as it is for other objectives. Seeds follow from the run's seed, the step and the prompt's place in it alone:
+a resumed run samples the same answers. The answers' log-probabilities come from the pass that learns from them too, not
+from the engine, whose kernels round differently. The starting model is the model without its adapters, or a frozen copy
+(models/frozen.py). So an answer costs its generation and two passes without gradients, before the one with.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+import torch
+
+from hanlin.data.budget import streams
+from hanlin.data.groups import Group, Prompt, pack_groups
+from hanlin.generation.answers import Completion, Request
+from hanlin.generation.engine import Engine
+from hanlin.generation.sampling import Sampling
+from hanlin.models.frozen import frozen_copy
+from hanlin.models.lora import adapted, without_adapters
+from hanlin.models.transformer import Transformer
+from hanlin.objectives.likelihood import batch_logprobs, span_sums
+from hanlin.objectives.policy import AnswerScore, RlhfConfig, advantages
+from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.rewards import Answered, Judge
+
+NUM_SLOTS = 64  # answers that are generated at once
+_HELD_OUT = -1  # in the place of a step, for seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """The examples of one step and what is logged of them. `generating` is the seconds that sampling took; `alarm` says
+    why the run should stop here, "" where it need not.
+    """
+
+    examples: list[Group]
+    metrics: dict[str, float]
+    generating: float
+    alarm: str
+
+
+class Rollouts:
+    """Turns prompts into groups of rewarded answers. `start` is the model before training; it is copied here unless it
+    has adapters, which can be switched off.
+    """
+
+    def __init__(
+        self,
+        config: RlhfConfig,
+        start: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        stop_ids: Sequence[int],
+        judges: Sequence[Judge],
+        seed: int,
+        tokens_per_pass: int,
+    ) -> None:
+        self._config = config
+        self._reference = None if adapted(start) else frozen_copy(start)
+        self._tokenizer = tokenizer
+        self._stop_ids = tuple(stop_ids)
+        self._judges = judges
+        self._seed = seed
+        self._tokens_per_pass = tokens_per_pass
+
+    def gather(self, model: Transformer, prompts: Sequence[Prompt], step: int) -> Gathered:
+        """Groups of answers of the model as it is, with their advantages. `step` is counted from 0."""
+        began = time.perf_counter()
+        completions = self._complete(model, prompts, step, num_answers=self._config.answers)
+        generating = time.perf_counter() - began
+        parts, rewards = self._judge(prompts, completions)
+        groups = [
+            Group(prompt.ids, tuple(map(_answer_ids, done)), id=prompt.id)
+            for prompt, done in zip(prompts, completions, strict=True)
+        ]
+        logprobs, started = self._logprobs(model, groups), self._start_logprobs(model, groups)
+        divergences = [
+            [here - there for here, there in zip(ours, theirs, strict=True)]
+            for ours, theirs in zip(logprobs, started, strict=True)
+        ]
+        for number, group in enumerate(groups):
+            both = zip(rewards[number], divergences[number], strict=True)
+            better = advantages([reward - self._config.beta * divergence for reward, divergence in both])
+            groups[number] = replace(group, advantages=better, logprobs=tuple(logprobs[number]))
+        metrics = _metrics(rewards, divergences, completions, groups)
+        metrics |= {f"rewards/{name}/mean": _mean(part) for name, part in zip(self._config.rewards, parts, strict=True)}
+        return Gathered(examples=groups, metrics=metrics, generating=generating, alarm=self._alarm(metrics))
+
+    def score(self, model: Transformer, prompts: Sequence[Prompt]) -> list[AnswerScore]:
+        """One sampled answer to each held-out prompt, with the same seeds whenever it is asked."""
+        completions = self._complete(model, prompts, _HELD_OUT, num_answers=1)
+        _, rewards = self._judge(prompts, completions)
+        return [
+            AnswerScore(reward, len(_answer_ids(done)), done.finish_reason == "stop")
+            for [reward], [done] in zip(rewards, completions, strict=True)
+        ]
+
+    def _complete(
+        self, model: Transformer, prompts: Sequence[Prompt], step: int, *, num_answers: int
+    ) -> list[list[Completion]]:
+        config = self._config
+        requests = []
+        for place, prompt in enumerate(prompts):
+            sampling = Sampling(
+                temperature=config.temperature,
+                top_p=1.0,
+                max_tokens=config.max_tokens,
+                seed=_seed(self._seed, step, place),
+            )
+            requests.append(Request(prompt.ids, sampling, self._stop_ids))
+        return Engine(model, self._tokenizer, num_slots=NUM_SLOTS).generate_groups(requests, num_answers)
+
+    def _judge(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+    ) -> tuple[list[list[list[float]]], list[list[float]]]:
+        """What each judge says of every answer, and their weighted sum less the penalty of those that were cut."""
+        answered = [
+            Answered(prompt, tuple(done.text for done in group))
+            for prompt, group in zip(prompts, completions, strict=True)
+        ]
+        parts = [judge(answered) for judge in self._judges]
+        weights, penalty = self._config.weight_values, self._config.cut_penalty
+        rewards = [
+            [
+                sum(weight * part[number][place] for weight, part in zip(weights, parts, strict=True))
+                - penalty * (done.finish_reason == "length")
+                for place, done in enumerate(group)
+            ]
+            for number, group in enumerate(completions)
+        ]
+        return parts, rewards
+
+    @torch.no_grad()
+    def _logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
+        """Log-probability of every answer under a model."""
+        found: dict[int, list[float]] = {}
+        packed = streams(groups, pack_groups, max_tokens=self._tokens_per_pass, pad=model.compiled)
+        for indices, batch in packed:
+            batch = batch.to(model.device)
+            sum_S, _ = span_sums(batch_logprobs(model, batch), batch)
+            values = iter(sum_S.tolist())
+            found |= {index: [next(values) for _ in groups[index].answers] for index in indices}
+        return [found[index] for index in range(len(groups))]
+
+    def _start_logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
+        if self._reference is None:
+            with without_adapters(model):
+                return self._logprobs(model, groups)
+        self._reference.attention_backend = model.attention_backend
+        return self._logprobs(self._reference, groups)
+
+    def _alarm(self, metrics: dict[str, float]) -> str:
+        """Signs that the reward is being fooled rather than earned."""
+        config, away, cut = self._config, metrics["objective/kl"], metrics["completions/clipped_ratio"]
+        if away > config.kl_limit:
+            return (
+                f"answers are {away:.1f} nats away from the starting model, more than objective.kl_limit = "
+                f"{config.kl_limit:g}: what earns reward may no longer be good. Read some answers; raise "
+                "objective.beta or lower training.learning_rate"
+            )
+        if cut > config.cut_limit:
+            return (
+                f"{cut:.0%} of the answers ran on to objective.max_tokens = {config.max_tokens}, more than "
+                f"objective.cut_limit = {config.cut_limit:g}: length may be what earns reward. Read some answers; set "
+                "objective.cut_penalty, or raise max_tokens where good answers are longer"
+            )
+        return ""
+
+
+def _answer_ids(done: Completion) -> tuple[int, ...]:
+    """The answer's ids with its stop token, where it came to one."""
+    return (*done.ids,) if done.stop_id is None else (*done.ids, done.stop_id)
+
+
+def _seed(*numbers: int) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest())
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> float:
+    return fmean(value for row in rows for value in row)
+
+
+def _metrics(
+    rewards: Sequence[Sequence[float]],
+    divergences: Sequence[Sequence[float]],
+    completions: Sequence[Sequence[Completion]],
+    groups: Sequence[Group],
+) -> dict[str, float]:
+    """Names and values of TRL's trainers; `objective/kl` is a mean over answers, `kl` over tokens, both in nats."""
+    lengths = [len(answer) for group in groups for answer in group.answers]
+    done = [one for group in completions for one in group]
+    return {
+        "reward": _mean(rewards),
+        "reward_std": stdev(reward for group in rewards for reward in group),
+        "frac_reward_zero_std": fmean(len(set(group)) == 1 for group in rewards),
+        "objective/kl": _mean(divergences),
+        "kl": sum(map(sum, divergences)) / sum(lengths),
+        "completions/mean_length": fmean(lengths),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": fmean(one.finish_reason == "length" for one in done),
+    }

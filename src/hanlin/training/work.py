@@ -1,0 +1,110 @@
+"""What the loop works on: the `Job` of a run, and the `Work` of each of its steps.
+
+For most objectives the next step's streams are packed in the background while one is computed. Where a model learns
+from its own answers nothing can be packed ahead: these are gathered when a step begins.
+"""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from hanlin.data.budget import streams
+from hanlin.data.loader import Order
+from hanlin.errors import ConfigError
+from hanlin.models.transformer import Transformer
+from hanlin.training.checkpoint import Progress
+from hanlin.training.objective import Objective
+from hanlin.training.recipe import TrainingConfig
+from hanlin.training.rollout import Gathered, Rollouts
+from hanlin.types import Batch, Counts, Example
+
+
+class Observer(Protocol):
+    """Is told what happens; draws progress bars, writes logs."""
+
+    def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None: ...
+    def evaluated(self, progress: Progress, scores: Sequence[Any]) -> None: ...
+    def saved(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that the loop works on. `save` writes a checkpoint of the given progress and returns where."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    train: Sequence[Example]
+    held_out: Sequence[Example]
+    objective: Objective[Any]
+    config: TrainingConfig
+    num_steps: int
+    order: Order
+    save: Callable[[Progress], Path]
+    rollouts: Rollouts | None = None
+
+
+def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfig, *, noun: str = "pairs") -> int:
+    """Optimizer steps of the run: what `epochs` gives, unless `steps` or `tokens` say otherwise."""
+    num_steps = config.steps if config.steps is not None else order.num_steps
+    if num_steps == 0:
+        of = f"{len(examples)} {noun} is less than one {noun[:-1]}"
+        raise ConfigError(f"training.epochs = {config.epochs:g} of {of}; raise it")
+    if config.tokens is None:
+        return num_steps
+    tokens = 0
+    for step in range(num_steps):
+        tokens += sum(examples[index].num_tokens for index in order.step(step))
+        if tokens >= config.tokens:
+            return step + 1
+    return num_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One optimizer step, ready to compute: its examples, what they score, and their streams."""
+
+    examples: Sequence[Example]
+    counts: Counts
+    batches: list[Batch]
+    gathered: Gathered | None = None
+    gathering: float = 0.0  # seconds
+
+
+def packed_ahead(job: Job, first: int) -> Generator[Work]:
+    """The work of each step from `first` on; the next one is packed while one is computed."""
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        upcoming = ahead.submit(_packed, job, first)
+        for step in range(first, job.num_steps):
+            work = upcoming.result()
+            if step + 1 < job.num_steps:
+                upcoming = ahead.submit(_packed, job, step + 1)
+            yield work
+
+
+def _packed(job: Job, step: int) -> Work:
+    return _work(job, _examples(job, step))
+
+
+def gathered_in_time(job: Job, first: int) -> Generator[Work]:
+    """The work of each step from `first` on, made when it is asked for: the model answers as it is then."""
+    assert job.rollouts is not None
+    for step in range(first, job.num_steps):
+        began = time.perf_counter()
+        gathered = job.rollouts.gather(job.model, _examples(job, step), step)
+        work = _work(job, gathered.examples)
+        yield replace(work, gathered=gathered, gathering=time.perf_counter() - began)
+
+
+def _examples(job: Job, step: int) -> list[Any]:
+    return [job.train[index] for index in job.order.step(step)]
+
+
+def _work(job: Job, examples: Sequence[Example]) -> Work:
+    packed = streams(examples, job.objective.pack, max_tokens=job.config.tokens_per_pass, pad=job.model.compiled)
+    batches = [batch.to(job.model.device) for _, batch in packed]
+    return Work(examples, job.objective.count(examples), batches)
