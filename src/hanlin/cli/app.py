@@ -12,6 +12,7 @@ from hanlin import __version__
 from hanlin.cli.chat import chat
 from hanlin.cli.console import fail
 from hanlin.cli.curate import curate
+from hanlin.cli.data import data
 from hanlin.cli.demo import demo
 from hanlin.cli.evaluate import compare, evaluate
 from hanlin.cli.inspect import inspect
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (demo, inspect, train, runs, chat, evaluate, compare, curate):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 def _version(wanted: bool) -> None:

@@ -52,8 +52,10 @@ def curate(
 def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from hanlin.cli.guards import open_guard
     from hanlin.curation.run import run
 
+    guard = open_guard(recipe) if world_size == 1 else None
     columns = (TextColumn("curating 清洗"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("curating", total=None)
@@ -61,6 +63,7 @@ def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
             recipe,
             rank=rank,
             world_size=world_size,
+            guard=guard,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if not done.complete:

@@ -18,6 +18,7 @@ from hanlin.errors import DataError
 SAMPLES = 12  # of each rule, on the page and on the sheet
 _NAMES = {
     "toxic": ("toxic", "有害内容"),
+    "guard": ("by a guard model", "守卫模型判为有害"),
     "contaminated": ("holds a benchmark item", "含评测题"),
     "pair_equal": ("equal answers", "两答相同"),
     "pair_gap": ("lengths far apart", "长度悬殊"),

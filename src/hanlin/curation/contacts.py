@@ -11,6 +11,7 @@ _MAIL = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._%+'-]{0,62}[A-Za-z0-9_+-])?@(?:[A-Za-z0-9-]{1,63}\.){1,6}([A-Za-z]{2,18})(?![A-Za-z0-9@])"
 )
 
+_DIGIT_DOT = re.compile(r"\d\.\d{1,3}\.\d")
 _IPV4 = re.compile(r"(?<![\d.A-Za-z_-])(?:\d{1,3}\.){3}\d{1,3}(?![\dA-Za-z_]|\.\d|-\d|/\d)")
 
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{3,34}(?![\w:]|/\d)")
@@ -174,10 +175,27 @@ _APPS = (
     "电报",
     "钉钉",
 )
+_LATIN_APPS = tuple(app.encode() for app in _APPS if app.isascii())
+_OTHER_APPS = tuple(app for app in _APPS if not app.isascii())
+
+
+def _named_handles(text: Text) -> Iterator[re.Match[str]]:
+    """The pattern, tried only where an app's name stands: everywhere it would take longer than all other kinds."""
+    lowered, places = text.lowered, set[int]()
+    for app in _APPS:
+        at = lowered.find(app)
+        while at >= 0:
+            places.add(at)
+            at = lowered.find(app, at + 1)
+    end = 0
+    for place in sorted(places):
+        if place >= end and (match := _HANDLE.match(text.folded, place)):
+            end = match.end()
+            yield match
 
 
 def _handles(text: Text) -> Iterator[Span]:
-    for match in _HANDLE.finditer(text.folded):
+    for match in _named_handles(text):
         app, mark, handle = match["app"].lower(), match["mark"], match["handle"]
         if _after_letter(text.folded, match.start()) or handle.lower().strip("@") in _HANDLE_WORDS | {"10000"}:
             continue
@@ -212,7 +230,7 @@ def find_contacts(text: Text) -> Iterator[Span]:
         yield from _mails(text)
     if "::" in text.folded or text.folded.count(":") > 6:
         yield from _ipv6(text)
-    if "." in text.folded:
+    if _DIGIT_DOT.search(text.folded):
         yield from _ipv4(text)
-    if any(app in text.lowered for app in _APPS):
+    if any(app in text.ascii for app in _LATIN_APPS) or any(app in text.lowered for app in _OTHER_APPS):
         yield from _handles(text)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hanlin.curation.fingerprints import NUM_BANDS, NUM_PERMUTATIONS, exact_key, folded, grams, signatures, unit_hashes
 
 KEYS = ("prompt", "prompt_chosen", "pair")
+MOST_COMPARED = 1000  # rows that agree in one band and are compared each with each; more count as one group
 Better = Literal["longer_chosen", "shorter_chosen", "first"]
 
 
@@ -136,3 +137,44 @@ def _groups(near: NDArray[np.uint32], alive: NDArray[np.bool_]) -> NDArray[np.in
         groups[rows[shared], band] = inverse[shared] + base
         base += len(counts)
     return groups
+
+
+def similar_groups(prints: Prints, *, keys: tuple[str, ...], threshold: float = 0.7) -> NDArray[np.int64]:
+    """The number of each row's group: rows that are the same or similar by any key, and rows similar to these."""
+    parent = list(range(len(prints.size)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = row = parent[parent[row]]
+        return row
+
+    def join(row: int, others: list[int]) -> None:
+        for other in others:
+            one, two = sorted((root(row), root(other)))
+            parent[two] = one
+
+    first: dict[bytes, int] = {}
+    for row in range(len(parent)):
+        join(row, [first.setdefault(prints.exact[row].tobytes(), row)])
+    for key in keys:
+        column = KEYS.index(key)
+        near = prints.near[:, column]
+        for rows in _buckets(_groups(near, prints.present[:, column])):
+            if len(rows) > MOST_COMPARED:
+                join(rows[0], rows[1:])
+            elif len({root(row) for row in rows}) > 1:
+                signatures_of = near[rows]
+                for index, row in enumerate(rows[:-1]):
+                    similar = (signatures_of[index + 1 :] == signatures_of[index]).mean(axis=1) >= threshold
+                    join(row, [rows[index + 1 + int(place)] for place in np.flatnonzero(similar)])
+    return np.array([root(row) for row in range(len(parent))], np.int64)
+
+
+def _buckets(groups: NDArray[np.int64]) -> Iterator[list[int]]:
+    """The rows of each group of each band."""
+    for band in range(NUM_BANDS):
+        order = np.argsort(groups[:, band], kind="stable")
+        numbers = groups[order, band]
+        for part in np.split(order[numbers >= 0], np.flatnonzero(np.diff(numbers[numbers >= 0])) + 1):
+            if len(part) > 1:
+                yield part.tolist()

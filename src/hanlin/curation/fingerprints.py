@@ -6,11 +6,14 @@ points, since a Python loop over characters would take longer than MinHash itsel
 """
 
 import hashlib
+import importlib.util
 import unicodedata
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hanlin.errors import ConfigError
 
 Hashes = NDArray[np.uint64]
 
@@ -18,6 +21,13 @@ NUM_PERMUTATIONS, NUM_BANDS, SHINGLE = 120, 20, 3
 _SEED = 42
 _ONE = np.uint64(1)
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def check_extras() -> None:
+    """Raise ConfigError where the extra `curate` is not installed."""
+    missing = [name for name in ("opencc", "rensa", "zstandard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f'curation needs {" and ".join(missing)}: pip install "hanlin[curate]"')
 
 
 @cache

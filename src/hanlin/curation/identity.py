@@ -135,6 +135,11 @@ _SCREEN = (
     *("小冰", "moss", "palm", "lamda", "天工", "x.ai", "databricks", "复旦"),
 )
 
+_SCREENS = (
+    tuple(name.encode() for name in _SCREEN if name.isascii()),
+    tuple(name for name in _SCREEN if not name.isascii()),
+)
+
 _MADE_ZH = (
     r"(?:训练|开发|研发|创造|打造|设计|推出|发布|提供|构建|制造|研制|创建|創造|開發|訓練|研發|設計|推出|所有"
     r"|運營|运营|支持|驱动)"
@@ -231,7 +236,10 @@ _QUOTES = ("“”", "「」", "『』")
 def find_identity(text: Text, *, own: tuple[str, ...] = ()) -> tuple[Span, ...]:
     """The names of models and makers that the text claims for itself; `own` names (the user's) are no mistake."""
     lowered = text.lowered
-    if not any(name in lowered for name in _SCREEN):
+    in_latin, in_han = _SCREENS
+    if not any(name in text.ascii for name in in_latin) and not (
+        text.num_han and any(name in lowered for name in in_han)
+    ):
         return ()
     lowered = lowered.replace("’", "'")
     spans: list[Span] = []

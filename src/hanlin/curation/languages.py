@@ -5,8 +5,8 @@ raw characters decide first where they leave no doubt.
 """
 
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
-from hanlin.text.language import chinese_variant, emoji_in, latin_license, measure
-from hanlin.text.lexicon import ORDINARY
+from hanlin.text.language import chinese_variant, emoji_in, has_other_script, latin_license, measure
+from hanlin.text.lexicon import ORDINARY, OTHER_FUNCTION
 
 _TRANSLATE = (
     "translate",
@@ -46,8 +46,13 @@ def quick_language(text: Text) -> str:
     """ "zh" or "en" where raw counts leave no doubt, else what the full measure says ("zh", "en", "other", "none")."""
     if text.num_han > 3 * len(text.words) and text.num_han >= 4 and not _has_kana(text.raw):
         return "zh"
-    if text.raw.isascii() and len(text.words) >= 20 and len(ORDINARY.intersection(text.words)) >= 3:
-        return "en"
+    if len(text.words) >= 8 and not text.num_han and len(ORDINARY.intersection(text.words)) >= 3:
+        if text.raw.isascii() and len(text.words) >= 20:
+            return "en"
+        # Words of French, German, … decide against English only where there are two of them.
+        foreign = OTHER_FUNCTION.intersection(text.words)
+        if len(foreign) < 2 and sum(map(text.words.count, foreign)) < 2 and "://" not in text.raw:
+            return text.evidence.language if has_other_script(text.raw) else "en"
     return text.evidence.language
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from hanlin.curation import languages, pairs, quality
 from hanlin.curation.identity import IDENTITY, find_identity, rewritten
+from hanlin.curation.lexicon import LEXICON, check_words
 from hanlin.curation.masks import Masks
 from hanlin.curation.personal import PERSONAL, find_personal
 from hanlin.curation.recipe import CurationSection, SidePolicy
@@ -13,9 +14,9 @@ from hanlin.curation.rows import Kind, Slot, edited, read_slots
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 SIDE_RULES: dict[str, Rule] = {
-    rule.name: rule for rule in (PERSONAL, IDENTITY, *languages.RULES, *quality.RULES, quality.DOCUMENT)
+    rule.name: rule for rule in (PERSONAL, IDENTITY, LEXICON, *languages.RULES, *quality.RULES, quality.DOCUMENT)
 }
-_CHECKED = {name: rule for name, rule in SIDE_RULES.items() if name not in ("personal", "identity")}
+_CHECKED = {name: rule for name, rule in SIDE_RULES.items() if name not in ("personal", "identity", "lexicon")}
 _PAIR_VERSION = 1
 # By these an answer is judged worse than the other.
 _FAULTS = ("language", "repetition", "ending", "garbled", "identity")
@@ -45,6 +46,7 @@ class Outcome:
     id: str
     row: dict[str, Any] | None
     slots: list[Slot]
+    texts: list[Text]
     decisions: list[Decision] = field(default_factory=list)
     changed: bool = False
 
@@ -59,8 +61,8 @@ Judge = Callable[[str], Verdict]
 def curate_row(row: Any, name: str, config: CurationSection, *, judge: Judge | None = None) -> Outcome:
     """Apply the recipe to one parsed row; `judge` is the toxicity classifier. Raises BadRow where it cannot be read."""
     kind, slots, label = read_slots(row, name)
-    outcome = Outcome(kind, label, row, slots)
     texts = [Text(text) for _, text in slots]
+    outcome = Outcome(kind, label, row, slots, texts)
     asked = next((text for (side, _), text in zip(slots, texts, strict=True) if side in ("prompt", "user")), None)
     masks = {replace: Masks(chinese=any(text.num_han for text in texts), replace=replace) for replace in (False, True)}
     edits: dict[Slot, str] = {}
@@ -71,6 +73,10 @@ def curate_row(row: Any, name: str, config: CurationSection, *, judge: Judge | N
             last_asked = text
         around = Around(None if side in ("prompt", "user", "document") else last_asked, side)
         _check(outcome, text, around, policy, judge)
+        if policy.lexicon != "keep":
+            verdict = check_words(text, extra=config.words, allowed=config.allowed)
+            if not verdict.keep:
+                outcome.decisions.append(_decision(text, side, "lexicon", LEXICON.version, policy.lexicon, verdict))
         made = _personal(outcome, text, side, policy, masks, config)
         made = _identity(outcome, made, side, policy, config)
         if made != raw:
@@ -91,6 +97,9 @@ def _edit(outcome: Outcome, row: dict[str, Any], edits: dict[Slot, str]) -> None
         edits[outcome.slots[-1]] = moved.after if moved.after else outcome.slots[-2][1]
     outcome.row = edited(row, edits)
     outcome.slots = [(side, edits.get((side, text), text)) for side, text in outcome.slots]
+    outcome.texts = [
+        text if text.raw == raw else Text(raw) for text, (_, raw) in zip(outcome.texts, outcome.slots, strict=True)
+    ]
     outcome.changed = True
 
 

@@ -6,7 +6,9 @@ arXiv 2406.17557, §3.6), counted in Han characters and Latin words instead of w
 
 import re
 from collections import Counter
+from itertools import pairwise
 
+from hanlin.curation.periods import may_repeat
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 SHORTEST, LONGEST = 1, 20_000  # units (Han characters and Latin words) of an answer
@@ -52,7 +54,7 @@ def check_length(text: Text, around: Around) -> Verdict:
 def check_repetition(text: Text, around: Around) -> Verdict:
     """The rule `repetition`: one stretch twelve times in a row, one line most of the text, or few different n-grams."""
     raw = text.raw
-    if match := _REPEATED.search(raw, 0, 40_000):
+    if may_repeat(raw[:40_000]) and (match := _REPEATED.search(raw, 0, 40_000)):
         return objection("one stretch many times in a row", (Span(*match.span(), "repetition"),))
     lines = [line.strip() for line in text.lines if len(line.strip()) > 8]
     if len(lines) >= 8:
@@ -62,11 +64,11 @@ def check_repetition(text: Text, around: Around) -> Verdict:
             return objection(f"one line {count} times", (Span(start, start + len(line), "repetition"),))
     if text.size >= 200:
         units = _UNIT.findall(raw, 0, 20_000)
-        grams = list(
-            zip(units, units[1:], units[2:], units[3:], units[4:], units[5:], units[6:], units[7:], strict=False)
-        )
-        if grams and len(set(grams)) < 0.35 * len(grams):
-            return objection(f"{1 - len(set(grams)) / len(grams):.0%} of its 8-grams repeat")
+        # Each different pair but those at the end starts a different 8-gram: enough pairs, enough 8-grams.
+        if len(set(pairwise(units))) - 6 < 0.35 * (len(units) - 7):
+            grams = list(zip(*(units[index:] for index in range(8)), strict=False))
+            if grams and len(set(grams)) < 0.35 * len(grams):
+                return objection(f"{1 - len(set(grams)) / len(grams):.0%} of its 8-grams repeat")
     return KEEP
 
 

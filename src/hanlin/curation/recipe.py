@@ -21,6 +21,7 @@ class SidePolicy(Section):
     """ "rewrite" puts [curation] name and maker in; "to_rejected" makes the answer the rejected one of its rewriting.
     """
     toxic: Choice = "keep"
+    lexicon: Choice = "keep"
     language: Choice = "keep"
     mixed: Choice = "keep"
     emoji: Choice = "keep"
@@ -46,6 +47,7 @@ class AnswerPolicy(SidePolicy):
 
     identity: Literal["keep", "flag", "drop", "rewrite", "to_rejected"] = "drop"
     toxic: Choice = "flag"
+    lexicon: Choice = "flag"
     language: Choice = "drop"
     mixed: Choice = "flag"
     script: Choice = "flag"
@@ -61,6 +63,7 @@ class DocumentPolicy(SidePolicy):
     """Defaults of plain text."""
 
     toxic: Choice = "flag"
+    lexicon: Choice = "flag"
     repetition: Choice = "drop"
     garbled: Choice = "drop"
     document: Choice = "drop"
@@ -92,6 +95,10 @@ class CurationSection(Section):
     pair: PairPolicy = PairPolicy()
     addresses: bool = False
     """Look for Chinese postal addresses too."""
+    words: tuple[str, ...] = ()
+    """Abusive words besides those of the bundled list."""
+    allowed: tuple[str, ...] = ()
+    """Expressions in which words of the list mean nothing bad."""
 
 
 class DuplicatesSection(Section):
@@ -112,6 +119,33 @@ class DecontaminationSection(Section):
     files: tuple[str, ...] = ()
     coverage: float = Field(default=0.5, gt=0, le=1)
     """Share of an item's units that lie in 13-grams of the row."""
+
+
+class GuardSection(Section):
+    """The [guard] section: a model that looks at the rows which the rules left."""
+
+    kind: Literal["", "shieldgemma", "qwen3guard", "judge"] = ""
+    """ "shieldgemma" runs here (Gemma 2); "qwen3guard" and "judge" (any chat model) are asked at `address`."""
+    model: str = ""
+    """A directory or hub name for shieldgemma; elsewhere the name under which the model is served."""
+    address: str = ""
+    """OpenAI-compatible, such as http://localhost:8000/v1."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key of the address, where it wants one."""
+    sides: tuple[Literal["prompt", "chosen", "rejected", "user", "assistant", "document"], ...] = (
+        *("prompt", "chosen", "assistant", "document"),
+    )
+    action: Literal["flag", "drop"] = "flag"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Of shieldgemma: the probability of Yes from which it objects."""
+    policies: tuple[Literal["dangerous", "harassment", "hate", "sexual"], ...] = (
+        *("dangerous", "harassment", "hate", "sexual"),
+    )
+    """Of shieldgemma, which is asked once for each."""
+    controversial: bool = False
+    """Of qwen3guard: object to its middle grade too."""
+    parallel: int = Field(default=8, ge=1)
+    """Questions on their way to the address at once."""
 
 
 class InputSection(Section):
@@ -148,4 +182,5 @@ class CurationRecipe(Section):
     curation: CurationSection = CurationSection()
     duplicates: DuplicatesSection = DuplicatesSection()
     decontamination: DecontaminationSection = DecontaminationSection()
+    guard: GuardSection = GuardSection()
     run: RunSection = RunSection()

@@ -74,3 +74,14 @@ def _exchanged(value: Any, edits: dict[Slot, str]) -> Any:
             if (side, value) in edits:
                 return edits[(side, value)]
     return value
+
+
+def without_system(row: dict[str, Any], kind: Kind, slots: list[Slot]) -> list[Slot]:
+    """A row's texts without the system text, which says nothing of what the row is about."""
+    if kind == "pair":
+        # A prompt's turns are odd in number from the first user turn to the last.
+        return slots[1:] if len(slots) % 2 == 0 else slots
+    items = row.get("messages") if isinstance(row.get("messages"), list) else row.get("conversations")
+    first = items[0] if isinstance(items, list) and items else None
+    is_system = isinstance(first, dict) and "system" in (first.get("role"), first.get("from"))
+    return slots[1:] if kind == "conversation" and is_system else slots

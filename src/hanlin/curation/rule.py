@@ -71,6 +71,13 @@ class Text:
         return "".join(small if len(small := char.lower()) == 1 else char for char in self.folded)
 
     @cached_property
+    def ascii(self) -> bytes:
+        """The ASCII characters alone, in lower case: a short text to look for Latin names in. What stood around other
+        characters stands together here, so it can hold more than the text, never less.
+        """
+        return self.lowered.encode("ascii", "ignore")
+
+    @cached_property
     def num_han(self) -> int:
         return 0 if self.raw.isascii() else sum(map(len, _HAN.findall(self.raw)))
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from hanlin.config import dump_toml
 from hanlin.curation.duplicates import Duplicate, Prints, find_duplicates
+from hanlin.curation.guarding import guard_chunks
+from hanlin.curation.guards import Guard
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.shards import Chunk, find_shards, line_of, read_chunks, write_file
 from hanlin.curation.work import Tools, curate_chunk, is_done, make_tools, part
@@ -41,12 +43,16 @@ class Finished:
         return sum(count for name, count in self.counts.items() if name.startswith(prefix + "|"))
 
 
-def run(recipe: CurationRecipe, *, rank: int = 0, world_size: int = 1, on_progress: Progress) -> Finished:
+def run(
+    recipe: CurationRecipe, *, rank: int = 0, world_size: int = 1, guard: Guard | None = None, on_progress: Progress
+) -> Finished:
     """Curate everything the recipe names. With several ranks each takes its share of the chunks; a last call with one
-    rank writes the output. Raises ConfigError, DataError.
+    rank writes the output. `guard` is the model that the recipe names. Raises ConfigError, DataError.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"--rank {rank} should be from 0 to {world_size - 1}, one less than --world-size")
+    if recipe.guard.kind and guard is None and world_size == 1:
+        raise ConfigError(f"guard.kind = {recipe.guard.kind!r}, and no guard was handed in; use `hanlin curate`")
     files = find_shards(recipe.input.files)
     output = Path(recipe.output.directory)
     work = _prepared(recipe, files, output)
@@ -64,7 +70,10 @@ def run(recipe: CurationRecipe, *, rank: int = 0, world_size: int = 1, on_progre
         return Finished(output, _counts(work, [one for one in numbers if is_done(work, one)]), False)
     counts = _counts(work, numbers)
     dropped = _duplicates(recipe, work, numbers, counts)
-    _write_output(recipe, output, work, numbers, dropped, counts)
+    gone = set(dropped)
+    if guard is not None:
+        gone |= guard_chunks(recipe.guard, work, numbers, gone, guard, counts)
+    _write_output(recipe, output, work, numbers, dropped, gone, counts)
     shutil.rmtree(work)
     return Finished(output, counts, True)
 
@@ -185,13 +194,14 @@ def _write_output(
     work: Path,
     numbers: list[int],
     dropped: dict[int, tuple[Duplicate, str, str]],
+    gone: set[int],
     counts: Counter[str],
 ) -> None:
     from hanlin.curation.account import write_account
 
     compress = recipe.output.compress
     suffix = "jsonl.zst" if compress else "jsonl"
-    rows = _kept(work, numbers, dropped)
+    rows = _kept(work, numbers, gone)
     shard = kept = 0
     while batch := _next_rows(rows, recipe.output.rows_per_file):
         write_file(output / f"rows-{shard:05d}.{suffix}", batch, compress=compress)
@@ -207,14 +217,16 @@ def _next_rows(rows: Iterator[bytes], count: int) -> list[bytes]:
     return [row for _, row in zip(range(count), rows, strict=False)]
 
 
-def _kept(work: Path, numbers: list[int], dropped: dict[int, tuple[Duplicate, str, str]]) -> Iterator[bytes]:
+def _kept(work: Path, numbers: list[int], gone: set[int]) -> Iterator[bytes]:
     for index, line in enumerate(_lines_of(work, numbers, "rows.jsonl")):
-        if index not in dropped:
+        if index not in gone:
             yield line
 
 
 def _decisions(work: Path, numbers: list[int], dropped: dict[int, tuple[Duplicate, str, str]]) -> Iterator[bytes]:
     yield from _lines_of(work, numbers, "decisions.jsonl")
+    if any(part(work, number, "guard.jsonl").exists() for number in numbers):
+        yield from _lines_of(work, numbers, "guard.jsonl")
     for row in sorted(dropped):
         one, place, of = dropped[row]
         record = {"row": place, "id": "", "side": "row", "rule": f"duplicate_{one.key}", "version": 1, "action": "drop"}

@@ -58,6 +58,7 @@ _NAMED = re.compile(
 )
 _PEM = re.compile(r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_END = re.compile(r"-----END (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
+_RUN = re.compile(r"[A-Za-z0-9_.:/+-]{14}")  # every key has one, and prose hardly any
 _PASSWORD = re.compile(r"://([^\s/@:\"'<>]{1,80}):([^\s/@\"'<>]{1,120})@[A-Za-z0-9\[]")
 _BLANK = re.compile(
     r"x{4,}|\*{3}|\.{3}|your|example|placeholder|change_?me|<|\$|\{|abcdef|123456789|sample|dummy|fake|insert|redacted",
@@ -68,7 +69,8 @@ _BLANK_PASSWORD = re.compile(r"(?:pass(?:word|wd|wort)?|pwd|secret|token|\[?å¯†ç
 
 def find_secrets(text: str, lowered: str) -> Iterator[Span]:
     """Keys and tokens of `text`; `lowered` is the same in lower case."""
-    for start, pattern in _KNOWN:
+    has_run = _RUN.search(text)
+    for start, pattern in _KNOWN if has_run else ():
         if start in text:
             for match in pattern.finditer(text):
                 if is_random(match[0]):
@@ -78,7 +80,7 @@ def find_secrets(text: str, lowered: str) -> Iterator[Span]:
             end = _PEM_END.search(text, match.end(), match.end() + 20_000)
             if match.end() < len(text) and len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
                 yield Span(match.start(), end.end() if end else len(text), "secret", "sensitive")
-    if any(name in lowered for name in _NAMES):
+    if has_run and any(name in lowered for name in _NAMES):
         for match in _NAMED.finditer(text):
             key = match[1]
             if is_random(key) and any(map(str.isdigit, key)) and any(map(str.isalpha, key)) and "/" not in key[:2]:

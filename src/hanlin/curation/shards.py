@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hanlin.config import missing_file
-from hanlin.errors import DataError
+from hanlin.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.zst", ".json.zst", ".ndjson.zst")
 _BOM = b"\xef\xbb\xbf"
@@ -75,6 +75,41 @@ def read_chunks(files: Sequence[Path], *, chunk_bytes: int, largest_row: int) ->
             number += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Row `number` (from 1) of a file: its bytes and what they say, or in `trouble` why they cannot be read."""
+
+    file: str
+    number: int
+    raw: bytes
+    value: Any = None
+    trouble: str = ""
+
+    @property
+    def place(self) -> str:
+        """ "pairs.jsonl:12": what a row without an id is called."""
+        return f"{Path(self.file).name}:{self.number}"
+
+
+def read_rows(files: Sequence[Path], *, largest_row: int = 64_000_000) -> Iterator[Row]:
+    """Every row of all files but blank lines, parsed."""
+    for chunk in read_chunks(files, chunk_bytes=4_000_000, largest_row=largest_row):
+        for number, raw in enumerate(chunk.rows, start=chunk.first):
+            if isinstance(raw, Trouble):
+                yield Row(chunk.file, number, b"", trouble=raw.reason)
+            elif raw:
+                yield _parsed(chunk.file, number, raw)
+
+
+def _parsed(file: str, number: int, raw: bytes) -> Row:
+    try:
+        return Row(file, number, raw, json.loads(raw))
+    except UnicodeDecodeError:
+        return Row(file, number, raw, trouble="not UTF-8")
+    except (ValueError, RecursionError):
+        return Row(file, number, raw, trouble="the line is not JSON")
+
+
 def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
     try:
         if file.name.endswith(".parquet"):
@@ -100,8 +135,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         return
     import io
 
-    import zstandard
-
+    zstandard = _zstandard()
     with file.open("rb") as raw:
         try:
             reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
@@ -161,9 +195,7 @@ def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -
     try:
         with partial.open("wb") as file:
             if compress:
-                import zstandard
-
-                with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
+                with _zstandard().ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
                     for piece in pieces:
                         writer.write(piece)
             else:
@@ -181,3 +213,57 @@ def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -
 def line_of(record: dict[str, Any]) -> bytes:
     """A record as one line of JSON."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def write_rows(path: Path, lines: Iterable[bytes]) -> None:
+    """Rows, each as bytes of JSON, in the format that the suffix names: .jsonl, .jsonl.zst, .json (a list), .parquet.
+
+    Nothing is written over. Raises DataError.
+    """
+    check_writable(path)
+    if path.suffix == ".parquet":
+        _write_parquet(path, lines)
+    elif path.suffix == ".json":
+        write_file(path, _listed(lines))
+    else:
+        write_file(path, (line + b"\n" for line in lines), compress=path.suffix == ".zst")
+
+
+def check_writable(path: Path) -> None:
+    """Raise DataError where `write_rows` could not write."""
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+    if path.exists():
+        raise DataError(f"{path} exists; name another file, or remove it")
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent} is no folder; make it first")
+
+
+def _listed(lines: Iterable[bytes]) -> Iterator[bytes]:
+    before = b"[\n"
+    for line in lines:
+        yield before + line
+        before = b",\n"
+    yield b"\n]\n" if before == b",\n" else b"[]\n"
+
+
+def _write_parquet(path: Path, lines: Iterable[bytes]) -> None:
+    import io
+
+    import polars
+
+    try:
+        buffer = io.BytesIO()
+        polars.DataFrame([json.loads(line) for line in lines], infer_schema_length=None).write_parquet(buffer)
+    except (polars.exceptions.PolarsError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise DataError(f"{path}: these rows are no table ({why}); write .jsonl instead") from None
+    write_file(path, [buffer.getvalue()])
+
+
+def _zstandard() -> Any:
+    try:
+        import zstandard
+    except ImportError:
+        raise ConfigError('.zst files need zstandard: pip install "hanlin[curate]"') from None
+    return zstandard

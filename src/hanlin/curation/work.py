@@ -8,7 +8,6 @@ chunk-000007.done.json        counts; written last: a chunk with it is complete
 """
 
 import base64
-import importlib.util
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -19,12 +18,12 @@ import numpy as np
 
 from hanlin.curation.contamination import Benchmarks, find_contamination, read_benchmarks
 from hanlin.curation.duplicates import Prints, make_prints
+from hanlin.curation.fingerprints import check_extras
 from hanlin.curation.policy import Decision, Judge, Outcome, curate_row
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.rule import Text
 from hanlin.curation.shards import Chunk, Trouble, line_of, write_file
 from hanlin.data.rows import BadRow
-from hanlin.errors import ConfigError
 from hanlin.text.language import HAN_WORTH
 
 PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "npz")
@@ -42,9 +41,7 @@ class Tools:
 
 def make_tools(recipe: CurationRecipe) -> Tools:
     """Load benchmark files and, where the recipe asks for it, the classifier. Raises ConfigError, DataError."""
-    missing = [name for name in ("opencc", "rensa", "zstandard") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f'curation needs {" and ".join(missing)}: pip install "hanlin[curate]"')
+    check_extras()
     sides = (recipe.curation.prompt, recipe.curation.chosen, recipe.curation.rejected, recipe.curation.user)
     judge = None
     if any(side.toxic != "keep" for side in (*sides, recipe.curation.assistant, recipe.curation.document)):
@@ -126,12 +123,11 @@ def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) 
     piles.places.append(place)
     piles.slots.append(outcome.slots)
     piles.counts[f"passed|{source}"] += 1
-    for side, text in outcome.slots:
+    for (side, _), text in zip(outcome.slots, outcome.texts, strict=True):
         if side in ("chosen", "rejected", "assistant", "document"):
-            made_text = Text(text)
-            size = next((limit for limit in _SIZES if made_text.size <= limit), 0)
+            size = next((limit for limit in _SIZES if text.size <= limit), 0)
             piles.counts[f"length|{side}|{size}"] += 1
-            piles.counts[f"language|{side}|{_script(made_text)}"] += 1
+            piles.counts[f"language|{side}|{_script(text)}"] += 1
 
 
 def _script(text: Text) -> str:

@@ -96,6 +96,7 @@ _QUOTES = re.compile(
 
 _WORD = re.compile(rf"[{_LATIN}\d_]+(?:[-'’][{_LATIN}\d_]+)*(?:\+\+|#)?")
 _RUN = re.compile(rf"{_WORD.pattern}(?:[ \t]+(?:[&/+-][ \t]+)?{_WORD.pattern})*")
+_NEITHER = re.compile(rf"[{_KANA}{_OTHER}]")
 _PINYIN = re.compile(r"[āēīōūǖǎěǐǒǔǚ]")
 
 
@@ -317,6 +318,11 @@ _ONE = rf"(?:[{_PICTURE}]\ufe0f?|[{_WITH_SELECTOR}]\ufe0f)[\U0001f3fb-\U0001f3ff
 _EMOJI = re.compile(
     rf"[\U0001f1e6-\U0001f1ff]{{2}}|{_ONE}[\U000e0020-\U000e007f]*(?:\u200d(?:{_ONE}|[\u2640\u2642\u2695\u2696]))*"
 )
+
+
+def has_other_script(text: str) -> bool:
+    """Whether a letter is of neither Chinese nor Latin script: kana, Cyrillic, Hangul, …"""
+    return not text.isascii() and _NEITHER.search(text) is not None
 
 
 def emoji_in(text: str) -> list[str]:

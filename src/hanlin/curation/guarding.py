@@ -1,0 +1,84 @@
+"""The guard's pass over the rows that the rules and the search for duplicates left: a model is dear, so it comes last.
+
+A chunk's verdicts are two files in the work directory, chunk-000007.guard.jsonl (decisions) and, written last,
+chunk-000007.guard.json (rows that go, counts): a run that was killed goes on with the next chunk.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from hanlin.curation.guards import Guard
+from hanlin.curation.policy import Decision
+from hanlin.curation.recipe import GuardSection
+from hanlin.curation.rows import Slot, read_slots
+from hanlin.curation.rule import Verdict
+from hanlin.curation.shards import line_of, write_file
+from hanlin.curation.work import part
+
+_ASKED = ("prompt", "user")
+
+
+def guard_chunks(
+    section: GuardSection, work: Path, numbers: Sequence[int], gone: set[int], guard: Guard, counts: Counter[str]
+) -> set[int]:
+    """Rows (numbered over all chunks) that the guard drops; its decisions are left in the work directory.
+
+    `gone` rows are not looked at. Counts are added to `counts`.
+    """
+    dropped: set[int] = set()
+    first = 0
+    for number in numbers:
+        lines = part(work, number, "rows.jsonl").read_bytes().split(b"\n")[:-1]
+        marker = part(work, number, "guard.json")
+        if not marker.exists():
+            _guard_chunk(section, work, number, lines, {index - first for index in gone}, guard)
+        told = json.loads(marker.read_text(encoding="utf-8"))
+        dropped.update(first + index for index in told["dropped"])
+        counts.update(told["counts"])
+        first += len(lines)
+    return dropped
+
+
+def _guard_chunk(
+    section: GuardSection, work: Path, number: int, lines: Sequence[bytes], gone: set[int], guard: Guard
+) -> None:
+    with np.load(part(work, number, "npz")) as arrays:
+        places = [place.decode() for place in arrays["places"].tolist()]
+    left = [index for index in range(len(lines)) if index not in gone]
+
+    def judge(index: int) -> list[tuple[str, Verdict]]:
+        _, slots, _ = read_slots(json.loads(lines[index]), places[index])
+        return [(side, guard(prompt, answer)) for side, prompt, answer in _questions(slots, section.sides)]
+
+    with ThreadPoolExecutor(section.parallel) as pool:
+        judged = list(pool.map(judge, left))
+    decisions, dropped, counts = [], [], Counter[str]()
+    for index, verdicts in zip(left, judged, strict=True):
+        objections = [(side, verdict) for side, verdict in verdicts if not verdict.keep]
+        for side, verdict in objections:
+            decision = Decision(side, "guard", 1, section.action, verdict.reason)
+            decisions.append(line_of({"row": places[index], "id": "", **asdict(decision)}))
+            counts[f"decision|{side}|guard|{section.action}"] += 1
+            counts[f"by source|{places[index].rpartition(':')[0]}|guard|{section.action}"] += 1
+        if objections and section.action == "drop":
+            dropped.append(index)
+            counts["dropped|guard"] += 1
+    write_file(part(work, number, "guard.jsonl"), decisions)
+    told = {"dropped": dropped, "counts": counts}
+    write_file(part(work, number, "guard.json"), [json.dumps(told, ensure_ascii=False).encode()])
+
+
+def _questions(slots: Sequence[Slot], sides: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+    """(side, prompt, answer) of every text that the guard looks at; the prompt is the last one that was asked."""
+    asked = ""
+    for side, text in slots:
+        if side in _ASKED:
+            asked = text
+        if side in sides:
+            yield (side, text, None) if side in (*_ASKED, "document") else (side, asked, text)

@@ -1,0 +1,33 @@
+"""Whether a text can hold one stretch many times in a row: a look that costs little, before a pattern that costs much.
+
+A stretch of p characters that stands twelve times in a row makes 11 p places in a row at which the text equals itself p
+places on. Every eighth place is looked at, four characters at a time; so no such text is missed, and nearly all others
+are ruled out.
+"""
+
+import numpy as np
+
+LONGEST, TIMES = 30, 12  # characters of a stretch; how often it stands in a row
+_STEP, _WINDOW = 8, 4
+# Of a run of 11 p places those at which a window fits, and how many of them a grid of every eighth place hits for sure.
+_NEEDED = [((TIMES - 1) * period - _WINDOW + 1) // _STEP for period in range(1, LONGEST + 1)]
+
+
+def may_repeat(text: str) -> bool:
+    """False only where no stretch of 1 to 30 characters stands twelve times in a row."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    if len(codes) < TIMES:
+        return False
+    padded = np.concatenate((codes, np.zeros(LONGEST + _WINDOW, np.uint32))).astype(np.uint64)
+    key = padded[: len(codes) + LONGEST].copy()
+    for index in range(1, _WINDOW):
+        key = key * np.uint64(0x100000001B3) + padded[index : index + len(key)]
+    windows = np.lib.stride_tricks.sliding_window_view(key, LONGEST + 1)[::_STEP]
+    same = windows[:, 1:] == windows[:, :1]
+    likely = np.flatnonzero(same.sum(axis=0) >= _NEEDED)
+    return any(_longest_run(same[:, place]) >= _NEEDED[place] for place in likely.tolist())
+
+
+def _longest_run(same: np.ndarray) -> int:
+    breaks = np.flatnonzero(~np.concatenate(([False], same, [False])))
+    return int(np.diff(breaks).max()) - 1
