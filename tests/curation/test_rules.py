@@ -12,7 +12,7 @@ from hanlin.curation.pairs import check_equal, check_gap
 from hanlin.curation.personal import find_personal
 from hanlin.curation.policy import SIDE_RULES, curate_row
 from hanlin.curation.recipe import CurationSection
-from hanlin.curation.rule import Around, Text
+from hanlin.curation.rule import Around, Rule, Text
 from identity_cases import probes
 from personal_cases import negatives, positives
 
@@ -78,17 +78,24 @@ HOSTILE = (
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_no_rule_is_slow_on_a_megabyte(piece: str) -> None:
-    """A second for each rule by CPU time; the language rules are `text.language`'s, which has a test of its own."""
+    """A second for each rule by CPU time, with as much again for slow machines; the language rules are
+    `text.language`'s, which has a test of its own.
+    """
     text = Text(piece * (1_000_000 // len(piece)))
     slow = []
     for name, rule in SIDE_RULES.items():
         if name in {rule.name for rule in languages.RULES}:
             continue
-        begin = time.process_time()
-        rule.check(text, Around(Text("你好")))
-        if (spent := time.process_time() - begin) > 1:
+        spent = min(seconds_of(rule, text) for _ in range(2))
+        if spent > 2:
             slow.append(f"{name}: {spent:.1f} s")
     assert not slow
+
+
+def seconds_of(rule: Rule, text: Text) -> float:
+    begin = time.process_time()
+    rule.check(text, Around(Text("你好")))
+    return time.process_time() - begin
 
 
 @pytest.mark.parametrize("replace", [False, True])

@@ -69,10 +69,19 @@ _BEFORE_OPERATOR = tuple("0123456789=(")
 
 def says(lowered: str, start: int, kind: Kind) -> bool:
     """Whether the words before position `start` say that a `kind` follows; the text is in lower case."""
+    before = words_before(lowered, start)
+    return bool(before) and says_in(before, kind)
+
+
+def words_before(lowered: str, start: int) -> str:
+    """What stands before position `start` on its line, within reach; "" where it has no letters."""
     before = lowered[max(0, start - REACH) : start]
     before = before[before.rfind("\n") + 1 :]
-    if not _LETTER.search(before):
-        return False
+    return before if _LETTER.search(before) else ""
+
+
+def says_in(before: str, kind: Kind) -> bool:
+    """`says` for words that were cut out already."""
     wanted, other = _CUES[kind]
     near = max((match.end() for match in wanted.finditer(before)), default=-1)
     return near >= 0 and near >= max((match.end() for match in other.finditer(before)), default=-1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from hanlin.curation import checksums
 from hanlin.curation.contacts import find_contacts
-from hanlin.curation.cues import is_arithmetic, is_quantity, says
+from hanlin.curation.cues import is_arithmetic, is_quantity, says, says_in, words_before
 from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
 from hanlin.curation.secrets import find_secrets, find_url_credentials
 
@@ -101,6 +101,8 @@ def _weight(span: Span) -> tuple[int, int]:
 
 
 def _digits(text: str) -> str:
+    if text.isascii() and text.isdigit():
+        return text
     return "".join(char for char in text if "0" <= char <= "9")
 
 
@@ -138,11 +140,12 @@ def _mobiles(text: Text) -> Iterator[Span]:
         before = text.folded[start - 1] if start else " "
         if before in "(（" and match[0].count(")") and not match[0].count("("):
             start -= 1
-        if says(text.lowered, start, "phone") or (
+        words = words_before(text.lowered, start)
+        if (words and says_in(words, "phone")) or (
             not _after_letter(text.folded, start)
             and before not in "#.$¥￥€_/"
             and not _is_joined(text.folded[end : end + 1])
-            and not says(text.lowered, start, "number")
+            and not (words and says_in(words, "number"))
             and not is_arithmetic(text.folded, start, end)
             and not is_quantity(text.lowered, end)
         ):
