@@ -47,10 +47,10 @@ class Place:
 PEERS = {
     "presidio": Peer(
         "Presidio's analyzer with spaCy, without models, 300 MB",
-        (("install", "presidio-analyzer==2.2.360", "phonenumbers"),),
+        (("install", "presidio-analyzer==2.2.366", "phonenumbers"),),
         own_python=True,
     ),
-    "datasketch": Peer("datasketch with NumPy and SciPy, 200 MB", (("install", "datasketch==1.6.5"),), own_python=True),
+    "datasketch": Peer("datasketch with SciPy, 200 MB", (("install", "datasketch==1.10.0"),), own_python=True),
     "liger": Peer("Liger's fused losses, 10 MB", (("install", "--no-deps", "liger-kernel==0.8.5"),)),
     "llama.cpp": Peer("llama.cpp's server in Python, 110 MB", (("install", "--no-deps", "xllamacpp==2026.10.11549"),)),
     "llama.cpp-built": Peer(
