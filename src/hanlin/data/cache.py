@@ -22,6 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from hanlin.data.files import find_files
+from hanlin.data.groups import Prompt
 from hanlin.data.lengths import LengthReport, Quantiles
 from hanlin.data.sources import RowReport
 from hanlin.types import EncodedPair, Tokens
@@ -34,9 +35,9 @@ _STALE_SECONDS = 3600.0  # a file that is still half-written by then belongs to 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFiles:
-    """The pairs (or conversations) of some data files that are left after fitting, and what became of the others."""
+    """The examples of some data files that are left after fitting, and what became of the others."""
 
-    examples: Sequence[EncodedPair] | Sequence[Tokens]
+    examples: Sequence[EncodedPair] | Sequence[Tokens] | Sequence[Prompt]
     rows: RowReport
     lengths: LengthReport
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hanlin.data.corpus import Corpus, Cut, Joined, open_corpus, outside
 from hanlin.data.lengths import LengthReport
-from hanlin.data.prepare import DataConfig, PreparedData, held_out_places, settings_of
+from hanlin.data.prepare import DataConfig, PreparedData, check_held_out, held_out_places, settings_of
 from hanlin.errors import ConfigError
 from hanlin.text.chat import ChatFormat
 from hanlin.text.tokenizer import Tokenizer
@@ -33,8 +33,7 @@ def prepare_documents(
     A token file is kept whatever its size: in the folder "documents" beside `cache`. Raises DataError for data that
     cannot be used, ConfigError where the section contradicts itself.
     """
-    if config.held_out and config.held_out_pairs:
-        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
+    check_held_out(config)
     if config.max_length < 2:
         raise ConfigError("data.max_length = 1: a piece of one token predicts nothing")
     end = tokenizer.id(format.other_stops[-1]) if format.other_stops else None

@@ -8,10 +8,10 @@ is dropped before it is encoded: ten megabytes take many seconds.
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import tokenizers
@@ -35,7 +35,10 @@ from hanlin.text.chat import ChatFormat
 from hanlin.text.encode import encode_conversation, encode_pair, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.text.vocabulary import fingerprint, longest_run
-from hanlin.types import EncodedPair, Message, Preference, Tokens
+from hanlin.types import Conversation, EncodedPair, Message, Preference, Tokens
+
+R = TypeVar("R")
+X = TypeVar("X")
 
 _HOLD_OUT_SEED = 20_260
 # Characters for each token of the limit from which it is worth asking whether a row can fit at all: no vocabulary that
@@ -119,15 +122,28 @@ def encode_preferences(
     """Encode every pair. One that the format cannot hold raises TemplateError naming it, or is left out where
     `on_bad_pair` takes the error.
     """
-    encoded = []
-    for preference in preferences:
+
+    def encode(preference: Preference) -> EncodedPair:
+        whole = replace(preference, prompt=with_system(preference.prompt, system))
+        return encode_pair(whole, format, tokenizer)
+
+    return encode_each(preferences, encode, on_bad_pair)
+
+
+def encode_each(
+    rows: Iterable[R], encode: Callable[[R], X], on_bad_row: Callable[[TemplateError], None] | None
+) -> list[X]:
+    """Every row encoded. One that the format cannot hold raises TemplateError, or is left out where `on_bad_row` takes
+    the error.
+    """
+    encoded: list[X] = []
+    for row in rows:
         try:
-            whole = replace(preference, prompt=with_system(preference.prompt, system))
-            encoded.append(encode_pair(whole, format, tokenizer))
+            encoded.append(encode(row))
         except TemplateError as error:
-            if on_bad_pair is None:
+            if on_bad_row is None:
                 raise
-            on_bad_pair(error)
+            on_bad_row(error)
     return encoded
 
 
@@ -137,8 +153,14 @@ def prompt_frame(format: ChatFormat, tokenizer: Tokenizer, *, system: str = "") 
     return PromptFrame.between(one, other, turn=tokenizer.id(format.opening))
 
 
-def with_refused(report: RowReport, refused: Sequence[TemplateError], format: ChatFormat) -> RowReport:
-    """The report with the rows that the chat format could not hold."""
+def with_refused(
+    report: RowReport, refused: Sequence[TemplateError], format: ChatFormat, *, is_any_left: bool, noun: str
+) -> RowReport:
+    """The report with the rows that the chat format could not hold. Raises DataError where these are all."""
+    if not refused:
+        return report
+    if not is_any_left:
+        raise DataError(f"none of {len(refused)} {noun} fits the {format.name} format; first {refused[0]}")
     reason = f"the {format.name} format cannot hold it"
     return replace(
         report,
@@ -223,10 +245,7 @@ def encode_files(
     refused: list[TemplateError] = []
     on_bad_pair = refused.append if config.on_bad_row == "skip" else None
     encoded = encode_preferences(preferences, format, tokenizer, system=system, on_bad_pair=on_bad_pair)
-    if refused:
-        rows = with_refused(rows, refused, format)
-        if not encoded and not aside:
-            raise DataError(f"none of {len(refused)} pairs fits the {format.name} format; first {refused[0]}")
+    rows = with_refused(rows, refused, format, is_any_left=bool(encoded or aside), noun="pairs")
     fitted, lengths = fit_lengths(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
     lengths = _with_aside(lengths, aside)
     if aside and not fitted:
@@ -292,8 +311,7 @@ def settings_of(
 
 def prepared(config: DataConfig, read: Encode, *, noun: str) -> PreparedData:
     """Training and held-out examples of the files that the section names."""
-    if config.held_out and config.held_out_pairs:
-        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
+    check_held_out(config)
     files = [read(config.train)]
     train = list(files[0].examples)
     held_out: list[Any] = []
@@ -305,6 +323,12 @@ def prepared(config: DataConfig, read: Encode, *, noun: str) -> PreparedData:
         held_out = [example for index, example in enumerate(train) if index in apart]
         train = [example for index, example in enumerate(train) if index not in apart]
     return PreparedData(train, held_out, tuple(one.rows for one in files), tuple(one.lengths for one in files))
+
+
+def check_held_out(config: DataConfig) -> None:
+    """Raise ConfigError where the section says twice what is held out."""
+    if config.held_out and config.held_out_pairs:
+        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
 
 
 def held_out_places(total: int, number: int, *, noun: str) -> list[int]:
@@ -349,20 +373,14 @@ def encode_conversations(
 ) -> EncodedFiles:
     """Read, encode and fit the conversations of some files, folders or hub data sets."""
     conversations, rows = read_files(paths, CONVERSATIONS, on_bad_row=config.on_bad_row)
-    encoded: list[Tokens] = []
-    refused: list[TemplateError] = []
-    for conversation in conversations:
+
+    def encode(conversation: Conversation) -> Tokens:
         whole = replace(conversation, messages=with_system(conversation.messages, system))
-        try:
-            encoded.append(encode_conversation(whole, format, tokenizer, score=score))
-        except TemplateError as error:
-            if config.on_bad_row == "error":
-                raise
-            refused.append(error)
-    if refused:
-        rows = with_refused(rows, refused, format)
-        if not encoded:
-            raise DataError(f"none of {len(refused)} conversations fits the {format.name} format; first {refused[0]}")
+        return encode_conversation(whole, format, tokenizer, score=score)
+
+    refused: list[TemplateError] = []
+    encoded = encode_each(conversations, encode, refused.append if config.on_bad_row == "skip" else None)
+    rows = with_refused(rows, refused, format, is_any_left=bool(encoded), noun="conversations")
     frame = prompt_frame(format, tokenizer, system=system)
     fitted, lengths = fit_tokens(encoded, max_length=config.max_length, on_long=config.on_long, frame=frame)
     return EncodedFiles(fitted, rows, lengths)

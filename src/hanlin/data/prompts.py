@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.config import shown
+from hanlin.data.cache import EncodedFiles
 from hanlin.data.conversations import CONVERSATIONS, read_conversation
 from hanlin.data.groups import Prompt
-from hanlin.data.lengths import LengthReport, fit_prompts
-from hanlin.data.prepare import DataConfig, PreparedData, held_out_places, with_refused, with_system
+from hanlin.data.lengths import fit_prompts
+from hanlin.data.prepare import DataConfig, PreparedData, encode_each, prepared, with_refused, with_system
 from hanlin.data.rows import (
     COLUMNS,
     BadRow,
@@ -24,11 +25,11 @@ from hanlin.data.rows import (
     refuse_more_than_text,
     with_system_column,
 )
-from hanlin.data.sources import RowForm, RowReport, read_files
+from hanlin.data.sources import RowForm, read_files
 from hanlin.data.tool_rows import has_tools
-from hanlin.errors import ConfigError, DataError, TemplateError
+from hanlin.errors import ConfigError, TemplateError
 from hanlin.text.chat import ChatFormat
-from hanlin.text.encode import encode_prompt
+from hanlin.text.encode import encode_prompt, naming
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Message
 
@@ -84,39 +85,25 @@ def prepare_prompts(
     system: str = "",
 ) -> PreparedData:
     """Prompts that leave room for `max_tokens` within `data.max_length`. Raises as `prepare_data`."""
-    if config.on_long == "truncate_prompt":
+    on_long = config.on_long
+    if on_long == "truncate_prompt":
         raise ConfigError(
             'data.on_long = "truncate_prompt" would reward answers to a prompt that the model saw only in part; use '
             '"drop" or "error"'
         )
-    if config.held_out and config.held_out_pairs:
-        raise ConfigError("data.held_out and data.held_out_pairs are both given; keep one")
 
-    reports: list[RowReport] = []
-    fitted: list[tuple[list[Prompt], LengthReport]] = []
-    for paths in (config.train, config.held_out) if config.held_out else (config.train,):
+    def encode(question: Question) -> Prompt:
+        messages = with_system(question.messages, system)
+        with naming(question.id):
+            ids = encode_prompt(messages, format, tokenizer)
+        return Prompt(tuple(ids), messages, num_answers, max_tokens, id=question.id)
+
+    def read(paths: tuple[str, ...]) -> EncodedFiles:
         questions, rows = read_files(paths, QUESTIONS, on_bad_row=config.on_bad_row)
-        prompts: list[Prompt] = []
         refused: list[TemplateError] = []
-        for question in questions:
-            messages = with_system(question.messages, system)
-            try:
-                ids = encode_prompt(messages, format, tokenizer)
-            except TemplateError as error:
-                if config.on_bad_row == "error":
-                    raise TemplateError(f"{question.id}: {error}") from None
-                refused.append(TemplateError(f"{question.id}: {error}"))
-            else:
-                prompts.append(Prompt(tuple(ids), messages, num_answers, max_tokens, id=question.id))
-        if refused and not prompts:
-            raise DataError(f"none of {len(refused)} prompts fits the {format.name} format; first {refused[0]}")
-        reports.append(with_refused(rows, refused, format) if refused else rows)
-        fitted.append(fit_prompts(prompts, max_length=config.max_length, on_long=config.on_long))
-    lengths = tuple(report for _, report in fitted)
-    train = fitted[0][0]
-    held_out = fitted[1][0] if config.held_out else []
-    if config.held_out_pairs:
-        apart = set(held_out_places(len(train), config.held_out_pairs, noun="prompts"))
-        held_out = [prompt for index, prompt in enumerate(train) if index in apart]
-        train = [prompt for index, prompt in enumerate(train) if index not in apart]
-    return PreparedData(train, held_out, tuple(reports), lengths)
+        prompts = encode_each(questions, encode, refused.append if config.on_bad_row == "skip" else None)
+        rows = with_refused(rows, refused, format, is_any_left=bool(prompts), noun="prompts")
+        fitted, lengths = fit_prompts(prompts, max_length=config.max_length, on_long=on_long)
+        return EncodedFiles(fitted, rows, lengths)
+
+    return prepared(config, read, noun="prompts")

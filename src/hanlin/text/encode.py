@@ -36,7 +36,7 @@ def encode_pair(preference: Preference, format: ChatFormat, tokenizer: Tokenizer
         TemplateError: as `encode_prompt`, or an answer is empty.
         DataError: as `Tokenizer.encode`. Both messages begin with the pair's id.
     """
-    with _naming(preference.id):
+    with naming(preference.id):
         return EncodedPair(
             prompt=tuple(encode_prompt(preference.prompt, format, tokenizer)),
             chosen=encode_answer(preference.chosen, format, tokenizer),
@@ -56,7 +56,7 @@ def encode_conversation(
         TemplateError: the conversation does not end with an answer, or as `encode_prompt`.
     """
     messages = conversation.messages
-    with _naming(conversation.id):
+    with naming(conversation.id):
         if not messages or messages[-1].role != "assistant":
             raise TemplateError("the conversation does not end with an assistant turn; add the answer")
         encoded = list(_encode(format.spans(messages, tools=conversation.tools), tokenizer))
@@ -85,7 +85,7 @@ def control_ids(format: ChatFormat, tokenizer: Tokenizer) -> dict[str, int]:
 
 
 @contextmanager
-def _naming(id: str) -> Iterator[None]:
+def naming(id: str) -> Iterator[None]:
     """Puts the example's id before the message of what is wrong with it."""
     try:
         yield
