@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import decode
+import family_step
 import memory
 import orpo_step
 import pytest
@@ -21,6 +22,10 @@ WRONG = [
     (decode, ["--model", "nowhere.gguf"], "make assets"),
     (decode, ["--systems", "vllm"], "llama.cpp-q8"),
     (memory, ["--sizes", "700"], "multiples of --pair-tokens 512"),
+    (family_step, ["--steps", "0"], "at least 1"),
+    (family_step, ["--systems", "trl-packed"], "trl-packed-1024"),
+    (family_step, ["--objective", "reward", "--systems", "trl-packed-1024"], "there are hanlin, trl"),
+    (family_step, ["--data", "pairs.jsonl"], "goes with one --objective"),
 ]
 
 
@@ -35,7 +40,7 @@ def test_a_wrong_argument(benchmark, given, said, capsys):
 
 
 def test_quick_writes_no_page():
-    for benchmark in (orpo_step, memory):
+    for benchmark in (orpo_step, memory, family_step):
         assert benchmark.parse_arguments(["--quick"]).output is None
         assert benchmark.parse_arguments([]).output.parent.name == "results"
 

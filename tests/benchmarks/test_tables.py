@@ -1,5 +1,6 @@
 """What stands in the tables: rates, shares, ratios the right way round, and reasons instead of numbers."""
 
+import family_step
 import pytest
 from flops import Shape, step_flops
 from harness import markdown_table, versions
@@ -131,3 +132,13 @@ def test_the_memory_tables_say_what_is_missing():
     assert cells(sizes)[2] == ["512", "1.51 / 1.0", "not run: about 99 GB"]
     assert cells(lines)[2][1:] == ["1.00", "1000.00", "1.0000", "1.95", "1.0000"]
     assert len(cells(lines)) == 3, "no line through no points"
+
+
+def test_a_trainer_of_the_family_is_compared_by_its_examples_and_by_what_it_needs_above_the_states():
+    ours = result([2.0, 2.0], real=[100, 300], num_parameters=10**8, peak_bytes=2_000_000_000)
+    theirs = result([8.0, 8.0], real=[100, 300], num_parameters=10**8, peak_bytes=2_400_000_000)
+    known = family_step.systems("reward", 1024)
+    table = family_step.table({"hanlin": [ours], "trl": [theirs]}, known)
+    _, _, hanlin, trl = cells(table)
+    assert hanlin[1:] == ["100", "100", "2.00", "0.40", "1.00x", "1.00x", "1.00x"]
+    assert trl[1:] == ["25", "100", "2.40", "0.80", "4.00x", "1.00x", "0.50x"]
