@@ -52,12 +52,16 @@ def reward_trainer(settings: Mapping[str, Any], rows: Sequence[Row], *, output: 
         max_length=max(len(ids) for row in sides for ids in row.values()),
         train_sampling_strategy="sequential",
     )
-    dtype = getattr(torch, settings["weights"])
+    model = AutoModelForSequenceClassification.from_pretrained(
+        settings["model"], dtype=getattr(torch, settings["weights"])
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+    tokenizer.pad_token_id = model.config.pad_token_id  # SmolLM2's own is the stop, where a row would not be read then
     return RewardTrainer(
-        model=AutoModelForSequenceClassification.from_pretrained(settings["model"], dtype=dtype),
+        model=model,
         args=config,
         train_dataset=Dataset.from_list(sides),
-        processing_class=AutoTokenizer.from_pretrained(settings["model"]),
+        processing_class=tokenizer,
         callbacks=[Watch(clock)],
     )
 
