@@ -20,7 +20,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str]] = {  # [objective], numbe
     "reward": ({"kind": "reward"}, REWARDS, "eval_rewards/accuracies"),
     "distillation": ({"kind": "distillation", "weight": 0.5}, TEXTS | {"divergence"}, "eval_divergence"),
     "distillation of documents": (
-        {"kind": "distillation", "examples": "documents", "divergence": "reverse"},
+        {"kind": "distillation", "examples": "documents"},
         TEXTS | {"divergence", "pieces_per_second"},
         "eval_divergence",
     ),
