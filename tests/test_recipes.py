@@ -133,7 +133,7 @@ def tiny_overrides(recipe: Recipe, name: str, folder: Path) -> list[str]:
         "data.train": files,
         "data.held_out": [],
         "data.held_out_pairs": 2,
-        "data.max_length": min(recipe.data.max_length, 24 if kind == "pretraining" else 500),
+        "data.max_length": min(recipe.data.max_length, 24 if kind == "pretraining" else 800),
         "training.steps": 2,
         "training.batch_pairs": 3,
         "training.tokens_per_pass": 90,
