@@ -4,6 +4,7 @@
 # out shows that the stages fit together, not how good they can be.
 #
 #   make speedrun                     recipes/speedrun.sh [RUN]     RUN is runs/speedrun when left out
+#   MODEL=gemma-3-270m make speedrun  another start, by any name that Hanlin takes
 #
 # A stage that is done is not done again, one that was interrupted goes on: run it again after Ctrl-C or a failure. The
 # closing table is also written to RUN/speedrun.md.
@@ -12,6 +13,7 @@ cd "$(dirname "$0")/.."
 
 RUN=${1:-runs/speedrun}
 BIN=${BIN:-.venv/bin}
+MODEL=${MODEL:-smollm2}
 QUESTION="天空为什么是蓝色的？"
 mkdir -p "$RUN/data" "$RUN/log"
 
@@ -70,18 +72,18 @@ PYTHON
 files() { echo "data.train=[\"$RUN/data/$1.train.jsonl\"]" "data.held_out=[\"$RUN/data/$1.held-out.jsonl\"]"; }
 
 [ -x "$BIN/hanlin" ] || { echo "speedrun: $BIN/hanlin is not there; run make setup first" >&2; exit 2; }
-echo "SmolLM2 135M Instruct, Apache License 2.0, 98 MB (cached)"
-stage fetch "$BIN/hanlin" inspect smollm2
+[ "$MODEL" = smollm2 ] && echo "SmolLM2 135M Instruct, Apache License 2.0, 98 MB (cached 会缓存)"
+stage fetch "$BIN/hanlin" inspect "$MODEL"
 stage data prepare
 # shellcheck disable=SC2046  # two words, without spaces
-train pretrain pretrain-smollm2 $(files texts) 'objective.weights=[]' 'objective.final_weights=[]' \
+train pretrain pretrain-smollm2 $(files texts) "model.path=$MODEL" 'objective.weights=[]' 'objective.final_weights=[]' \
     data.held_out_pairs=0 data.max_length=256 training.steps=8 training.batch_pairs=8
 train sft sft-smollm2 $(files talks) "model.path=$RUN/pretrain" data.held_out_pairs=0 training.steps=16
 train reward reward-smollm2 $(files pairs) "model.path=$RUN/sft" training.steps=16 training.batch_pairs=6
 train orpo demo $(files pairs) "model.path=$RUN/sft" training.steps=16 training.evaluate_every=0
 train rlhf rlhf-smollm2 $(files prompts) "model.path=$RUN/orpo" \
     "objective.rewards=[\"$RUN/reward\", \"chinese\"]" training.steps=6 training.evaluate_every=0
-stage evaluate "$BIN/hanlin" compare smollm2 "$RUN/rlhf" --data "$RUN/data/pairs.held-out.jsonl" --max-tokens 96 \
+stage evaluate "$BIN/hanlin" compare "$MODEL" "$RUN/rlhf" --data "$RUN/data/pairs.held-out.jsonl" --max-tokens 96 \
     --json "$RUN/evaluate.json"
 stage chat "$BIN/hanlin" chat "$RUN/rlhf" --prompt "$QUESTION" --max-tokens 96 --seed 0
 
@@ -111,7 +113,7 @@ for name in (*MEASURED, "evaluate", "chat"):
     elif name == "evaluate":
         metrics = json.loads((run / "evaluate.json").read_text(encoding="utf-8"))["metrics"]
         passed = metrics["zh.pass"]
-        said = "Chinese questions answered in clean Chinese, SmolLM2 → the last stage"
+        said = "Chinese questions answered in clean Chinese, the start → the last stage"
         before, after = (f"{passed[side]['value']:.3f}" for side in ("before", "after"))
     rows.append(f"| {name} | {seconds // 60} min {seconds % 60:02} s | {said} | {before} | {after} |")
 lines = [
