@@ -80,7 +80,9 @@ def test_packed_equals_dense_rows(family: str, kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["frozen", "fast", "lean"])
 def test_every_way_through_the_head_gives_the_same_gradients(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch):
-    """Chunks and pieces end in the middle of the predictions; soft-caps are reached."""
+    """Chunks and pieces end in the middle of the predictions; soft-caps are reached. The teacher's logits never exist
+    for more predictions than a chunk has.
+    """
     monkeypatch.setattr(likelihood, "CHUNK_ROWS", 5)
     monkeypatch.setattr(likelihood, "SLAB_WORDS", 7)
     monkeypatch.setitem(likelihood.PIECE_BYTES, "cpu", 4 * VOCAB * 2)
@@ -88,9 +90,12 @@ def test_every_way_through_the_head_gives_the_same_gradients(kind: str, mode: st
     config = config_of(divergence=kind, weight=0.5)
     model.head_weight.requires_grad_(mode != "frozen")
     model.head_mode = "fast" if mode == "frozen" else mode  # pyright: ignore
-    model.lend(Scratch())
+    scratch = Scratch()
+    model.lend(scratch)
     mine = gradients(model, loss_of(model, teacher, texts, config))
     model.lend(None)
+    assert len(scratch._buffers["teacher logits"]) == 5 * VOCAB
+    assert (len(scratch._buffers["logits"]) > 5 * VOCAB) == (mode == "fast")
     assert_same_gradients(mine, gradients(model, row_loss(model, teacher, texts, config)))
 
 
