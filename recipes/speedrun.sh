@@ -78,11 +78,11 @@ stage data prepare
 # shellcheck disable=SC2046  # two words, without spaces
 train pretrain pretrain-smollm2 $(files texts) "model.path=$MODEL" 'objective.weights=[]' 'objective.final_weights=[]' \
     data.held_out_pairs=0 data.max_length=256 training.steps=8 training.batch_pairs=8
-train sft sft-smollm2 $(files talks) "model.path=$RUN/pretrain" data.held_out_pairs=0 training.steps=16
+train sft sft-smollm2 $(files talks) "model.path=$RUN/pretrain" data.held_out_pairs=0 training.steps=24
 train reward reward-smollm2 $(files pairs) "model.path=$RUN/sft" training.steps=16 training.batch_pairs=6
-train orpo demo $(files pairs) "model.path=$RUN/sft" training.steps=16 training.evaluate_every=0
+train orpo demo $(files pairs) "model.path=$RUN/sft" training.steps=24 training.evaluate_every=0
 train rlhf rlhf-smollm2 $(files prompts) "model.path=$RUN/orpo" \
-    "objective.rewards=[\"$RUN/reward\", \"chinese\"]" training.steps=6 training.evaluate_every=0
+    "objective.rewards=[\"$RUN/reward\", \"chinese\"]" training.steps=10 training.evaluate_every=0
 stage evaluate "$BIN/hanlin" compare "$MODEL" "$RUN/rlhf" --data "$RUN/data/pairs.held-out.jsonl" --max-tokens 96 \
     --json "$RUN/evaluate.json"
 stage chat "$BIN/hanlin" chat "$RUN/rlhf" --prompt "$QUESTION" --max-tokens 96 --seed 0
