@@ -16,7 +16,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 BENCH_READY = .venv/.ready-bench
 
-.PHONY: help setup demo test check docs assets bench
+.PHONY: help setup demo speedrun test check docs assets bench
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ setup: $(READY) ## make .venv and install Hanlin with its tools
 
 demo: setup ## tune a real model, show before and after, chat (MODEL=... DATA=... for your own)
 	@$(BIN)/hanlin demo $${MODEL:+--model "$$MODEL"} $${DATA:+--data "$$DATA"}
+
+speedrun: setup ## pre-train, SFT, reward model, ORPO, RLHF, evaluate, chat: the whole story in minutes (RUN=... for its place)
+	@recipes/speedrun.sh $${RUN:+"$$RUN"}
 
 test: setup ## run the tests; those that need assets skip until `make assets`
 	$(BIN)/python -m pytest -m "$(MARKS)" $(ARGS)

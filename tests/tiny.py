@@ -1,10 +1,10 @@
-"""Tiny random models of every family, and random pairs: what the laws are proven on."""
+"""Tiny random models of every family, random pairs and texts: what the laws are proven on."""
 
 import random
 
 from hanlin.models.config import ModelConfig, RopeScaling
 from hanlin.models.transformer import Transformer
-from hanlin.types import EncodedPair
+from hanlin.types import EncodedPair, Tokens
 
 VOCAB = 97
 _GEMMA = {
@@ -77,3 +77,14 @@ def random_pairs(number: int, *, seed: int = 0, shared: bool = True, longest: in
             chosen = chosen[:1]
         pairs.append(EncodedPair(ids(1, longest), chosen, rejected, id=f"pair-{index}"))
     return pairs
+
+
+def random_texts(number: int, *, seed: int = 0) -> list[Tokens]:
+    """Texts of 2 to 30 tokens, scored here and there; the first is scored whole, its first token included."""
+    source = random.Random(seed)
+    texts = []
+    for index in range(number):
+        ids = tuple(source.randrange(VOCAB) for _ in range(source.randint(2, 30)))
+        scored = tuple(index == 0 or source.random() < 0.5 for _ in ids)
+        texts.append(Tokens(ids, (*scored[:-1], True), id=f"text-{index}"))
+    return texts

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tiny_run import rows, write_recipe, write_rows
+from tiny_run import rows, write_model, write_recipe, write_rows
 
 TEXTS = {"loss", "nll_loss", "grad_norm", "learning_rate", "epoch"}
 REWARDS = {"loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "grad_norm"}
@@ -18,6 +18,12 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str]] = {  # [objective], numbe
         "eval_nll_loss",
     ),
     "reward": ({"kind": "reward"}, REWARDS, "eval_rewards/accuracies"),
+    "distillation": ({"kind": "distillation", "weight": 0.5}, TEXTS | {"divergence"}, "eval_divergence"),
+    "distillation of documents": (
+        {"kind": "distillation", "examples": "documents"},
+        TEXTS | {"divergence", "pieces_per_second"},
+        "eval_divergence",
+    ),
     "simpo": ({"kind": "simpo"}, REWARDS | {"logps/rejected"}, "eval_rewards/margins"),
 }
 
@@ -34,11 +40,16 @@ def documents(number: int) -> list[dict[str, str]]:
 
 def recipe_of(folder: Path, name: str, **changes: dict[str, Any]) -> Path:
     """A recipe of this case and its data."""
-    objective = CASES[name][0]
+    objective = dict(CASES[name][0])
     data: dict[str, Any] = {}
-    if objective["kind"] == "sft":
+    if objective["kind"] == "distillation":
+        objective["teacher"] = str(folder / "teacher")
+        if not (folder / "teacher").exists():
+            write_model(folder / "teacher", seed=1)
+    learns_documents = objective["kind"] == "pretraining" or objective.get("examples") == "documents"
+    if objective["kind"] in ("sft", "distillation"):
         data = {"train": [str(write_rows(folder / "texts.jsonl", instructions(14)))]}
-    if objective["kind"] == "pretraining":
+    if learns_documents:
         write_rows(folder / "one.jsonl", documents(30))
         (folder / "two.txt").write_text("the quick brown fox jumped over the lazy dog\n" * 20)
         sources = ["one.jsonl", "two.txt"] if "weights" in objective else ["one.jsonl"]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +21,7 @@ from hanlin.errors import ConfigError
 from hanlin.evaluation.samples import language_numbers, sample_replies
 from hanlin.generation.assistant import Assistant
 from hanlin.generation.sampling import Sampling
-from hanlin.models.adapters import text_place
+from hanlin.models.adapters import is_adapter, merge_adapter, text_place
 from hanlin.models.fetch import resolve
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import load_model
@@ -28,6 +29,7 @@ from hanlin.text.audit import choose_format
 from hanlin.text.chat import named_format
 from hanlin.text.encode import check_vocabulary
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.text.tools import read_calls, read_declarations
 from hanlin.training.checkpoint import model_in
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Material, Session, is_finished, open_material, run_directory
@@ -51,18 +53,29 @@ def locate(name: str | Path, *, on_progress: Callable[[str, int, int], None] | N
 
 
 def load(
-    name: str | Path, *, dtype: torch.dtype | str = "auto", device: torch.device | str = "cpu"
+    name: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str = "cpu",
 ) -> tuple[Transformer, Tokenizer]:
     """Open a model directory, a run directory, a GGUF file, a known small model ("gemma-3-270m", "smollm2") or a hub
     id.
 
     `device` "auto" is CUDA where there is one. `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto"
-    (as stored; bfloat16 for quantized GGUF). Raises CheckpointError or FetchError with the next step when the model
-    cannot be opened.
+    (as stored; bfloat16 for quantized GGUF). `base` is the model below an adapter, where that is not at the place that
+    the adapter names. Raises CheckpointError or FetchError with the next step when the model cannot be opened.
     """
     path = locate(name)
-    tokenizer = Tokenizer.open(text_place(path))
-    model = load_model(path, dtype=dtype, device=device)
+    below = None if base is None else locate(base)
+    if below is not None and not is_adapter(path):
+        raise ConfigError(f"{path} is no adapter: it is opened without a base model")
+    own_text = (path / "tokenizer.json").exists()
+    tokenizer = Tokenizer.open(text_place(path) if below is None else path if own_text else below)
+    model = load_model(path if below is None else below, dtype=dtype, device=device)
+    if below is not None:
+        with torch.no_grad():
+            merge_adapter(model, path)
     check_vocabulary(tokenizer, model.config.vocab_size)
     return model, tokenizer
 
@@ -70,8 +83,9 @@ def load(
 def stream(
     model: Transformer,
     tokenizer: Tokenizer,
-    messages: str | Sequence[Message | Mapping[str, str]],
+    messages: str | Sequence[Message | Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     temperature: float = 0.6,
     top_p: float = 0.9,
     top_k: int = 0,
@@ -82,9 +96,10 @@ def stream(
 ) -> Iterator[str]:
     """Yield the answer to `messages` piece by piece, whole characters only.
 
-    `messages` is a question, or a list of `Message` or {"role", "content"} that ends with a user turn. Temperature 0 is
-    greedy. Raises TemplateError for conversations that the model's format cannot hold, ConfigError for sampling values
-    out of range.
+    `messages` is a question, or a list of `Message` or {"role", "content"} that ends with a user turn, or a tool's.
+    `tools` are the functions that the model may call, in OpenAI's form or bare; `read_answer` reads its calls.
+    Temperature 0 is greedy. Raises TemplateError for conversations that the model's format cannot hold, ConfigError for
+    sampling values out of range.
     """
     sampling = Sampling(
         temperature=temperature,
@@ -95,7 +110,12 @@ def stream(
         max_tokens=max_tokens,
         seed=seed,
     )
-    return assistant(model, tokenizer).stream(as_messages(messages), sampling)
+    return assistant(model, tokenizer).stream(as_messages(messages), sampling, tools=read_declarations(list(tools)))
+
+
+def read_answer(model: Transformer, tokenizer: Tokenizer, text: str) -> Message:
+    """What `stream` gave, joined, as a message: its text, and the calls at its end."""
+    return assistant(model, tokenizer).format.parse(text)
 
 
 def train(
@@ -134,8 +154,8 @@ def sampler(material: Material) -> Look:
     return look
 
 
-def as_messages(messages: str | Sequence[Message | Mapping[str, str]]) -> list[Message]:
-    """A question, `Message`s or {"role", "content"} mappings, as `Message`s."""
+def as_messages(messages: str | Sequence[Message | Mapping[str, Any]]) -> list[Message]:
+    """A question, `Message`s or {"role", "content"} mappings, as `Message`s; an assistant's may have "tool_calls"."""
     if isinstance(messages, str):
         return [Message("user", messages)]
     made = []
@@ -143,7 +163,8 @@ def as_messages(messages: str | Sequence[Message | Mapping[str, str]]) -> list[M
         if isinstance(message, Message):
             made.append(message)
         elif {"role", "content"} <= message.keys():
-            made.append(Message(message["role"], message["content"]))
+            calls = read_calls(message["tool_calls"]) if message.get("tool_calls") else ()
+            made.append(Message(message["role"], message["content"] or "", calls))
         else:
             raise ConfigError(f'message {number} has {sorted(message)}; expected {{"role": ..., "content": ...}}')
     return made

@@ -6,16 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
-from hanlin.api import as_messages, load, stream
+from hanlin.api import as_messages, load, read_answer, stream
 from hanlin.cli.app import app
 from hanlin.errors import CheckpointError, ConfigError, FetchError, HanlinError
+from hanlin.models.adapters import save_adapter
+from hanlin.models.lora import LoraConfig, adapted, add_lora
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import save_model
 from hanlin.serving.presets import PRESETS
 from hanlin.text.chat import FORMATS
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.types import Message, ToolCall
 from tiny import CONFIGS
 from tiny_text import write_directory
 
@@ -108,3 +112,63 @@ def test_the_real_smollm2_answers(assets):
     )
     assert "Berlin" in result.stdout  # of France it says Paris by 0.08, less than bf16 tells apart
     assert "bfloat16" in result.stderr
+
+
+def test_tools_are_declared_from_a_file(model, tmp_path):
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"name": "weather", "parameters": {}}]', encoding="utf-8")
+    options = ["--prompt", "你好", "--seed", 3, "--max-tokens", 9, "--temperature", 1]
+    said = chat(model, *options, "--tools", tools)
+    assert said.exit_code == 0
+    opened, tokenizer = load(model)
+    weather = [{"name": "weather", "parameters": {}}]
+    declared = stream(opened, tokenizer, "你好", tools=weather, seed=3, max_tokens=9, temperature=1)
+    assert said.stdout.removesuffix("\n") == "".join(declared).removesuffix("\n")
+    assert said.stdout != chat(model, *options).stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "told"),
+    [
+        ("{", [], "is not JSON"),
+        ("[]", [], "declares no function"),
+        ('[{"description": "x"}]', [], "expected a function with a name"),
+        ('[{"name": "f"}]', ["--preset", "raw"], "asked in turns"),
+    ],
+)
+def test_tools_that_cannot_be_declared_are_one_error(model, tmp_path, content, options, told):
+    tools = tmp_path / "tools.json"
+    tools.write_text(content, encoding="utf-8")
+    result = chat(model, "--prompt", "hi", "--tools", tools, *options)
+    assert isinstance(result.exception, HanlinError)
+    assert told in str(result.exception)
+    assert "cannot be read" in str(chat(model, "--prompt", "hi", "--tools", tmp_path / "none.json").exception)
+
+
+def test_calls_are_read_from_an_answer_and_given_back(model):
+    opened, tokenizer = load(model)
+    text = '好。\n<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
+    answer = read_answer(opened, tokenizer, text)
+    assert answer == Message("assistant", "好。", (ToolCall("weather", {"city": "北京"}),))
+    function = {"name": "weather", "arguments": '{"city": "北京"}'}
+    given = [{"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}]
+    assert as_messages(given) == [Message("assistant", "", answer.tool_calls)]
+
+
+def test_an_adapter_whose_base_has_moved(model, tmp_path):
+    opened, _ = load(model, dtype="float32")
+    config = LoraConfig(rank=2)
+    add_lora(opened, config, seed=0)
+    with torch.no_grad():
+        for linear in adapted(opened).values():
+            linear.up.normal_(generator=torch.Generator().manual_seed(1))
+    save_adapter(opened, tmp_path / "adapter", config, base="/gone/away")
+    options = ["--prompt", "hi", "--max-tokens", 6, "--temperature", 0]
+    lost = chat(tmp_path / "adapter", *options)
+    assert isinstance(lost.exception, FetchError)
+    found = chat(tmp_path / "adapter", *options, "--base", model)
+    assert found.exit_code == 0
+    merged, tokenizer = load(tmp_path / "adapter", base=model)
+    ids = torch.tensor(tokenizer.encode("你好"))
+    torch.testing.assert_close(merged.logits(ids), opened.logits(ids), rtol=1e-4, atol=1e-4)
+    assert "is no adapter" in str(chat(model, *options, "--base", model).exception)

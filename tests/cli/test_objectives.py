@@ -8,13 +8,14 @@ from tiny_objectives import CASES, instructions, recipe_of
 from tiny_run import write_recipe, write_rows
 
 
-@pytest.mark.parametrize("name", ["sft", "pretraining", "dpo", "simpo", "reward"])
+@pytest.mark.parametrize("name", ["sft", "pretraining", "distillation", "dpo", "simpo", "reward"])
 def test_people_see_progress_and_a_table(command, tmp_path: Path, name: str):
     answer = command("train", recipe_of(tmp_path, name))
     assert answer.status == 0, answer.err
     assert "step 6/6 loss" in answer.err
-    texts = CASES[name][0]["kind"] in ("sft", "pretraining")
-    assert ("perplexity" if texts else "pair accuracy" if name == "reward" else "reward accuracy") in answer.err
+    texts = CASES[name][0]["kind"] in ("sft", "pretraining", "distillation")
+    shown = "divergence" if name == "distillation" else "perplexity"
+    assert (shown if texts else "pair accuracy" if name == "reward" else "reward accuracy") in answer.err
     for said in ("Held-out", "before 之前", "after 之后", "NLL" if texts else "accuracy"):
         assert said in answer.out
     card = (tmp_path / "run" / "README.md").read_text()

@@ -13,20 +13,9 @@ from hanlin.text.chat import FORMATS
 from hanlin.text.encode import encode_conversation, encode_prompt
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Conversation, Message, Tokens
-from tiny import CONFIGS, VOCAB, tiny_model
+from tiny import CONFIGS, random_texts, tiny_model
 from tiny_gradients import assert_same_gradients, gradients
 from tiny_text import random_messages, write_directory
-
-
-def random_texts(number: int, *, seed: int = 0) -> list[Tokens]:
-    """Texts of 2 to 30 tokens, scored here and there; the first is scored whole, its first token included."""
-    source = random.Random(seed)
-    texts = []
-    for index in range(number):
-        ids = tuple(source.randrange(VOCAB) for _ in range(source.randint(2, 30)))
-        scored = tuple(index == 0 or source.random() < 0.5 for _ in ids)
-        texts.append(Tokens(ids, (*scored[:-1], True), id=f"text-{index}"))
-    return texts
 
 
 def row_loss(model, texts: list[Tokens]) -> torch.Tensor:

@@ -6,17 +6,24 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
+from hanlin.data.budget import count_tokens
+from hanlin.data.pack import pack_tokens
 from hanlin.errors import ConfigError, DataError
 from hanlin.generation.assistant import Assistant
 from hanlin.generation.sampling import Sampling
 from hanlin.models.transformer import Transformer
+from hanlin.objectives.next_token import next_token
 from hanlin.serving.parameters import changed
 from hanlin.serving.presets import PRESETS, RAW_STOPS
 from hanlin.serving.terminal import COMMANDS, Chat, _until
 from hanlin.text.chat import FORMATS
+from hanlin.text.encode import encode_conversation
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.text.tools import read_calls, read_declarations
+from hanlin.types import Conversation, Message, ToolCall
 from tiny import CONFIGS
 from tiny_text import write_directory
 
@@ -285,3 +292,55 @@ def test_base_models_get_raw_text(tmp_path, monkeypatch):
 def test_a_base_models_next_question_ends_its_answer():
     pieces = (text for text in (" ", " Bei", "jing\n", "问 ", "Q: and", " you?"))
     assert "".join(_until(pieces, RAW_STOPS)) == "Beijing"  # pyright: ignore[reportArgumentType]
+
+
+WEATHER = {"name": "weather", "description": "天气", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory) -> Assistant:
+    """A model that has learnt by heart to call a tool, and what to say of its result."""
+    assistant = make_assistant(tmp_path_factory.mktemp("caller"), "chatml")
+    call = ToolCall("weather", {"city": "北京"})
+    turns = (
+        Message("user", "天气？"),
+        Message("assistant", "", (call,)),
+        Message("tool", "晴"),
+        Message("assistant", "好。"),
+    )
+    talk = Conversation(turns, tools=read_declarations([WEATHER]))
+    tokens = encode_conversation(talk, assistant.format, assistant.tokenizer, score="every")
+    model = Transformer(replace(CONFIGS["smollm2"], vocab_size=assistant.tokenizer.size, max_length=2048))
+    model.initialize(std=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    loss = torch.tensor(1.0)
+    while loss > 0.02:
+        optimizer.zero_grad()
+        loss = next_token(model, pack_tokens([tokens]), count_tokens([tokens])).total
+        loss.backward()
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+        optimizer.step()
+    return Assistant(model, assistant.tokenizer, assistant.format)
+
+
+def test_a_call_is_shown_and_its_result_goes_on(caller, tmp_path):
+    sampling = Sampling(temperature=0, max_tokens=80)
+    talk = Talk(caller, sampling=sampling, tools=read_declarations([WEATHER]))
+    talk.run("/result 太早", "天气？", "/result 晴", "/regenerate", f"/save {tmp_path / 'talk.jsonl'}", "/result 晚")
+    assert 'call weather {"city": "北京"}' in talk.notes.getvalue()
+    assert talk.roles() == ["user", "assistant", "tool", "assistant"]
+    assert talk.chat.messages()[1].tool_calls == (ToolCall("weather", {"city": "北京"}),)
+    assert talk.chat.exchanges[-1].answer == "好。"
+    assert talk.notes.getvalue().count("the last answer called no tool") == 2
+    saved = json.loads((tmp_path / "talk.jsonl").read_text(encoding="utf-8"))["messages"]
+    assert read_calls(saved[1]["tool_calls"]) == (ToolCall("weather", {"city": "北京"}),)
+    talk.run(f"/save {tmp_path / 'talk.md'}")
+    assert '`weather {"city": "北京"}`' in (tmp_path / "talk.md").read_text(encoding="utf-8")
+
+
+def test_without_tools_a_call_stays_text(caller):
+    talk = Talk(caller, sampling=Sampling(temperature=0, max_tokens=80)).run("天气？")
+    assert "→ /result" not in talk.notes.getvalue()
+    assert all(not message.tool_calls for message in talk.chat.messages())

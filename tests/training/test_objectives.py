@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ import torch
 import hanlin
 from hanlin.config import load_recipe
 from hanlin.errors import ConfigError
+from hanlin.models.transformer import Transformer
+from hanlin.models.weights import save_model
+from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.metrics import read_metrics
 from hanlin.training.objective import OBJECTIVES
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, open_material
+from tiny import CONFIGS
 from tiny_objectives import CASES, recipe_of
+from tiny_run import write_model
+from tiny_text import write_directory
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -76,7 +83,10 @@ def test_micro_batches_change_nothing_but_rounding(finished: tuple[str, Path], t
 
 def test_lora_trains_it_too(finished: tuple[str, Path], tmp_path: Path):
     name, folder = finished
-    recipe = recipe_of(folder, name, lora={"rank": 2}, output={"directory": str(tmp_path / "run")})
+    changes: dict[str, Any] = {"lora": {"rank": 2}, "output": {"directory": str(tmp_path / "run")}}
+    if name == "distillation of documents":  # a random teacher has nothing in common with its student
+        changes["training"] = {"learning_rate": 2e-2}
+    recipe = recipe_of(folder, name, **changes)
     records = [record for record in read_metrics(hanlin.train(recipe)) if "loss" in record]
     assert len(records) == 6
     if name != "pretraining mixed":
@@ -94,6 +104,36 @@ def test_dpo_starts_from_ln_2_and_its_reference_stays(tmp_path: Path):
     assert all(pair.reference is not None for pair in (*again.data.train, *again.data.held_out))
     losses = [record["loss"] for record in read_metrics(tmp_path / "run") if "loss" in record]
     assert losses[0] == pytest.approx(0.6931472, abs=1e-6)
+
+
+def test_a_teacher_of_itself_teaches_nothing(tmp_path: Path):
+    recipe = recipe_of(tmp_path, "distillation", objective={"weight": 0.0})
+    run = hanlin.train(recipe, overrides=[f"objective.teacher={tmp_path / 'model'}", "training.steps=2"])
+    first, *_ = read_metrics(run)
+    assert first["eval_divergence"] == 0
+    trained = [record for record in read_metrics(run) if "loss" in record]
+    assert all(record["loss"] == record["divergence"] == record["grad_norm"] == 0 for record in trained)
+
+
+def test_a_teacher_with_another_vocabulary_is_refused_before_any_weight_is_read(tmp_path: Path):
+    recipe, other = recipe_of(tmp_path, "distillation"), write_model(tmp_path / "other", family="llama")
+    (other / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="cannot be compared; choose a teacher of the student's own family"):
+        open_material(load_recipe(Recipe, recipe, [f"objective.teacher={other}"]))
+
+
+def test_a_teacher_with_a_wider_head_or_none_is_refused(tmp_path: Path):
+    recipe = recipe_of(tmp_path, "distillation")
+    other, size = tmp_path / "other", Tokenizer.open(tmp_path / "model").size
+    write_directory(other, "smollm2")
+    wider = Transformer(replace(CONFIGS["smollm2"], vocab_size=size + 8))
+    wider.initialize()
+    save_model(wider, other, dtype="float32")
+    with pytest.raises(ConfigError, match=f"has a head for {size + 8} ids, the student one for {size}"):
+        hanlin.train(recipe, overrides=[f"objective.teacher={other}"])
+    scored = hanlin.train(recipe_of(tmp_path, "reward", output={"directory": str(tmp_path / "scored")}))
+    with pytest.raises(ConfigError, match="is a reward model; name a language model"):
+        hanlin.train(recipe_of(tmp_path, "distillation"), overrides=[f"objective.teacher={scored}"])
 
 
 @pytest.mark.parametrize(

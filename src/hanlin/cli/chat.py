@@ -2,7 +2,8 @@
 
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,19 +12,30 @@ from hanlin.errors import ConfigError
 from hanlin.models.fetch import KNOWN_MODELS
 from hanlin.serving.presets import PRESETS, named_preset
 from hanlin.text.chat import FORMATS, named_format
+from hanlin.text.tools import read_declarations
 
 if TYPE_CHECKING:
     from hanlin.generation.assistant import Assistant
     from hanlin.generation.sampling import Sampling
+
+Prompt = Annotated[str | None, typer.Option(help="Answer this and exit; - reads standard input. 只回答这一问")]
+Tools = Annotated[Path | None, typer.Option(help="JSON list of the functions that the model may call. 可调用的工具")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="An adapter's base model, where it is not where the adapter says. 适配器的基础模型"),
+]
+Format = Annotated[str | None, typer.Option(help=f"Chat format, when the model's own is wrong: {', '.join(FORMATS)}.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as stored; bfloat16 when quantized.")]
+Stats = Annotated[bool, typer.Option("--stats", help="After each answer: tokens, speed, why it ended. 显示速度")]
 
 
 def chat(
     model: Annotated[str, typer.Argument(help=f"Directory, run, .gguf, hub id, or {', '.join(KNOWN_MODELS)}. 模型")],
     system: Annotated[str, typer.Option(help="System text; the role for role-play. 系统提示；角色扮演时为角色")] = "",
     preset: Annotated[str, typer.Option(help="How to ask; see above. 提问方式，见上")] = "zero-shot",
-    prompt: Annotated[
-        str | None, typer.Option(help="Answer this and exit; - reads standard input. 只回答这一问")
-    ] = None,
+    prompt: Prompt = None,
+    tools: Tools = None,
+    base: Base = None,
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token. 温度")] = None,
     top_p: Annotated[float | None, typer.Option(help="Share of probability to choose from.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Number of tokens to choose from; 0 is all.")] = None,
@@ -31,23 +43,20 @@ def chat(
     repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 repeats less. 重复惩罚")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens. 最长回答")] = 512,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers. 随机种子")] = None,
-    format: Annotated[
-        str | None, typer.Option(help=f"Chat format, when the model's own is wrong: {', '.join(FORMATS)}.")
-    ] = None,
+    format: Format = None,
     date: Annotated[str | None, typer.Option(help='What Llama 3.1 is told the date is: "26 Jul 2024".')] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, or auto: as stored; bfloat16 when quantized.")
-    ] = "auto",
+    dtype: Dtype = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto. 设备")] = "auto",
     markdown: Annotated[bool, typer.Option(help="Draw Markdown, in a terminal.")] = True,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="After each answer: tokens, speed, why it ended. 显示速度")
-    ] = False,
+    stats: Stats = False,
 ) -> None:
     """Talk to a model: many turns, Ctrl-C stops an answer, /help lists the commands. 与模型对话。"""
     chosen = named_preset(preset)
     if format:
         named_format(format)
+    declared = read_tools(tools)
+    if declared and (chosen.continues or chosen.examples):
+        raise ConfigError(f"--tools needs a model that is asked in turns; --preset {preset} asks it otherwise")
     show_logs()
     from hanlin.serving.keyboard import open_reader, read_all
     from hanlin.serving.terminal import Chat
@@ -57,7 +66,7 @@ def chat(
     question = read_all() if prompt == "-" else prompt
     if question is not None and not question.strip():
         raise ConfigError("--prompt is empty; give a question, or - and a question on standard input")
-    assistant = open_assistant(model, dtype=dtype, device=device, format=format, date=date)
+    assistant = open_assistant(model, base=base, dtype=dtype, device=device, format=format, date=date)
     if assistant.tokenizer.chat_template is None and not (chosen.continues or chosen.examples):
         note("没有对话模板：基础模型宜用 no chat template: base models do better with --preset few-shot, --preset raw")
     talk = Chat(
@@ -69,6 +78,7 @@ def chat(
         name=model,
         preset=chosen,
         system=system,
+        tools=declared,
         markdown=markdown,
         stats=stats,
     )
@@ -91,7 +101,22 @@ def _sampling(given: "dict[str, float | None]", *, max_tokens: int, seed: int | 
     return Sampling(max_tokens=max_tokens, seed=seed, **values)  # pyright: ignore[reportArgumentType]
 
 
-def open_assistant(name: str, *, dtype: str, device: str, format: str | None, date: str | None) -> "Assistant":
+def read_tools(path: Path | None) -> tuple[dict[str, Any], ...]:
+    """The functions that a JSON file declares, in OpenAI's form or bare; none without a file."""
+    if path is None:
+        return ()
+    try:
+        declared = read_declarations(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--tools {path} cannot be read ({error}); name a JSON file") from None
+    if not declared:
+        raise ConfigError(f"--tools {path} declares no function; expected a list of {{name, description, parameters}}")
+    return declared
+
+
+def open_assistant(
+    name: str, *, base: str | None = None, dtype: str, device: str, format: str | None, date: str | None
+) -> "Assistant":
     """Fetch, open and say what the user should know: terms, a missing or different chat template."""
     from hanlin.api import assistant, load, locate
     from hanlin.text.audit import audit
@@ -102,7 +127,7 @@ def open_assistant(name: str, *, dtype: str, device: str, format: str | None, da
     with downloading() as on_progress:
         path = locate(name, on_progress=on_progress)
     with err.status("正在载入 loading …") if err.is_terminal else nullcontext():
-        model, tokenizer = load(path, dtype=dtype, device=device)
+        model, tokenizer = load(path, base=base, dtype=dtype, device=device)
         made = assistant(model, tokenizer, format=format, date=date)
     note(f"{path.name} · {made.format.name} · {str(model.dtype).removeprefix('torch.')} · {model.device}")
     if (found := audit(made.format, tokenizer, date=date)).differences:

@@ -4,10 +4,11 @@ A `Prompt` waits for its answers; a `Group` has them. Packed, the prompt is stor
 that sees it: [prompt | answer 1 | answer 2 | ...]. That equals separate rows, gradients included.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from hanlin.data.pack import Stream
 from hanlin.types import Batch, Counts, Message
@@ -89,6 +90,17 @@ def pack_group_ends(groups: Sequence[Group], *, pad_to: int = 0) -> Batch:
         for answer, places in zip(group.answers, _lay_group(stream, group, share=True), strict=True):
             stream.score(places[-1:], answer[-1:])
     return stream.batch(groups, pad_to=pad_to)
+
+
+def by_answer(
+    groups: Sequence[Group], packed: Iterable[tuple[list[int], Batch]], value_of: Callable[[Batch], Tensor]
+) -> list[list[float]]:
+    """One number for each answer of each group, in their order: `value_of` gives them for the spans of a batch, [S]."""
+    found: dict[int, list[float]] = {}
+    for indices, batch in packed:
+        values = iter(value_of(batch).tolist())
+        found |= {index: [next(values) for _ in groups[index].answers] for index in indices}
+    return [found[index] for index in range(len(groups))]
 
 
 def _lay_group(stream: Stream, group: Group, *, share: bool) -> list[list[int]]:

@@ -4,7 +4,9 @@ The answers are greedy: the same weights say the same words, and no random numbe
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from hanlin.data.prepare import with_system
 from hanlin.evaluation.language import Reply, judge
 from hanlin.evaluation.prompts import Expected, Prompt
 from hanlin.evaluation.replies import collect_replies
@@ -32,15 +34,8 @@ SAMPLE_PROMPTS: tuple[Prompt, ...] = (
 def sample_replies(assistant: Assistant, num_prompts: int, *, max_tokens: int, system: str = "") -> list[Reply]:
     """Greedy replies to the first `num_prompts` fixed prompts, each after the system text where there is one."""
     sampling = Sampling(temperature=0, max_tokens=max_tokens)
-    asked = [with_system_text(prompt, system) for prompt in SAMPLE_PROMPTS[:num_prompts]]
+    asked = [replace(prompt, messages=with_system(prompt.messages, system)) for prompt in SAMPLE_PROMPTS[:num_prompts]]
     return collect_replies(assistant, asked, sampling)
-
-
-def with_system_text(prompt: Prompt, system: str) -> Prompt:
-    """The prompt after a system text; itself where that is empty."""
-    if not system:
-        return prompt
-    return Prompt(id=prompt.id, messages=(Message("system", system), *prompt.messages), language=prompt.language)
 
 
 def language_numbers(replies: Sequence[Reply]) -> dict[str, float]:

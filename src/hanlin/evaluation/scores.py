@@ -8,6 +8,7 @@ from typing import Any
 from hanlin.evaluation.pairs import pair_rows
 from hanlin.evaluation.report import Row, mean_row, rate_row
 from hanlin.evaluation.statistics import Estimate
+from hanlin.objectives.distillation import DistillationScore
 from hanlin.objectives.next_token import TextScore
 from hanlin.objectives.policy import AnswerScore
 from hanlin.objectives.reward import RewardScore
@@ -33,6 +34,19 @@ def text_rows(examples: Sequence[Any], before: Sequence[TextScore], after: Seque
         difference=None,
     )
     return [nll, perplexity]
+
+
+def distillation_rows(
+    examples: Sequence[Any], before: Sequence[DistillationScore], after: Sequence[DistillationScore] | None
+) -> list[Row]:
+    """How far a student's distributions are from its teacher's, and the likelihood; each text is one item."""
+    old, new = [score.mean_divergence for score in before], None
+    texts = [score.text for score in before], None
+    if after is not None:
+        new, texts = [score.mean_divergence for score in after], (texts[0], [score.text for score in after])
+    names = ("divergence from the teacher, per token", "每词元与教师分布的散度")
+    gap = mean_row("texts.divergence", names, before=old, after=new, better="lower")
+    return [gap, *text_rows(examples, *texts)]
 
 
 def reward_rows(
@@ -78,6 +92,7 @@ def _exponential(estimate: Estimate) -> Estimate:
 ROWS: dict[type, Callable[..., list[Row]]] = {
     PairScore: pair_rows,
     TextScore: text_rows,
+    DistillationScore: distillation_rows,
     RewardScore: reward_rows,
     AnswerScore: answer_rows,
 }

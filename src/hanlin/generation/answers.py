@@ -4,14 +4,13 @@ Stop ids end an answer and are not part of it. Stop strings need a tokenizer; te
 held back until that is decided.
 """
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hanlin.errors import ConfigError, DataError
-from hanlin.generation.sampling import Draw, Sampling
+from hanlin.generation.sampling import Draw, Sampling, derived_seed
 from hanlin.generation.stops import HoldBack
 from hanlin.models.config import ModelConfig
 from hanlin.text.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ class Request:
         seed = self.sampling.seed
         if seed is None:
             return [self] * num_answers
-        others = [replace(self.sampling, seed=_derived(seed, number)) for number in range(1, num_answers)]
+        others = [replace(self.sampling, seed=derived_seed(seed, number)) for number in range(1, num_answers)]
         return [self, *(replace(self, sampling=sampling) for sampling in others)]
 
 
@@ -112,11 +111,6 @@ class Answer:
         self._texts.append(text)
         completion = Completion(self.ids, "".join(self._texts), reason, len(self.prompt), stop_id)
         return Event(self.number, id, text, completion)
-
-
-def _derived(seed: int, number: int) -> int:
-    """A seed that has nothing to do with those of other seeds and numbers."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {number}".encode(), digest_size=8).digest())
 
 
 def _check(number: int, request: Request, config: ModelConfig, tokenizer: Tokenizer | None) -> None:

@@ -5,6 +5,7 @@ one way.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from hanlin.generation.engine import Completion, Engine, Request, stream_text
 from hanlin.generation.sampling import Sampling
@@ -33,20 +34,27 @@ class Assistant:
         self.stop_ids = stop_ids(format, tokenizer, extra_stops)
         self.engine = Engine(model, tokenizer, num_slots=num_slots)
 
-    def request(self, messages: Sequence[Message], sampling: Sampling) -> Request:
-        """The request for an answer to `messages`, which end with a user turn. Raises TemplateError where the format
-        cannot hold them.
+    def request(
+        self, messages: Sequence[Message], sampling: Sampling, *, tools: Sequence[dict[str, Any]] = ()
+    ) -> Request:
+        """The request for an answer to `messages`, which end with a user turn or a tool's; `tools` are declared as a
+        `Conversation` has them. Raises TemplateError where the format cannot hold them.
         """
-        return Request(encode_prompt(messages, self.format, self.tokenizer), sampling, self.stop_ids)
+        return Request(encode_prompt(messages, self.format, self.tokenizer, tools=tools), sampling, self.stop_ids)
 
     def stream(
-        self, messages: Sequence[Message], sampling: Sampling, *, in_conversation: bool = False
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        in_conversation: bool = False,
     ) -> Generator[str, None, Completion]:
         """The answer's text as it becomes certain; the generator returns the completion.
 
         `in_conversation`: one conversation is talked to turn by turn, and what the turns have in common is read once.
         """
-        request = self.request(messages, sampling)
+        request = self.request(messages, sampling, tools=tools)
         return stream_text(self.engine, self.tokenizer, request, in_conversation=in_conversation)
 
     def continue_text(self, text: str, sampling: Sampling) -> Generator[str, None, Completion]:

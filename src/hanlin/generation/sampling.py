@@ -7,6 +7,7 @@ ever changes the choice. On a CPU nothing is sorted but the few tokens that can 
 suffice, all are.
 """
 
+import hashlib
 import math
 import random
 from collections.abc import Collection, Sequence
@@ -51,6 +52,11 @@ class Sampling:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that follows from these numbers, the first of them a seed, and has nothing to do with those of others."""
+    return int.from_bytes(hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest())
 
 
 def _check(name: str, value: float, good: bool, expected: str) -> None:

@@ -7,10 +7,12 @@ note; `/save` still has them.
 """
 
 import difflib
+import json
 import time
 import unicodedata
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,41 +23,16 @@ from hanlin.generation.assistant import Assistant
 from hanlin.generation.engine import Completion
 from hanlin.generation.sampling import Sampling
 from hanlin.generation.stops import HoldBack
+from hanlin.serving.exchange import Exchange, Reply
 from hanlin.serving.keyboard import Reader, quiet_keyboard
 from hanlin.serving.markdown import view
 from hanlin.serving.parameters import as_dict, changed
 from hanlin.serving.presets import PRESETS, RAW_STOPS, Preset, phrase, raw_shots, system_text
 from hanlin.serving.transcript import write_transcript
-from hanlin.types import Message
+from hanlin.types import Message, ToolCall
 
 PROMPT, MORE = "你 You > ", "… > "
 _QUOTES = '"""'
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A question as the user asked it and as the model saw it, and the answer."""
-
-    question: str
-    sent: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of one question. `ended` is "stop", "length" or "interrupted"."""
-
-    text: str
-    num_tokens: int
-    ended: str
-    seconds_to_first: float
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the tokens after the first, which also has to read the prompt."""
-        rest = self.seconds - self.seconds_to_first
-        return (self.num_tokens - 1) / rest if self.num_tokens > 1 and rest > 0 else 0.0
 
 
 class Chat:
@@ -72,17 +49,20 @@ class Chat:
         name: str = "model",
         preset: Preset = PRESETS["zero-shot"],
         system: str = "",
+        tools: Sequence[dict[str, Any]] = (),
         markdown: bool = True,
         stats: bool = False,
     ) -> None:
-        """`read` is asked for every line; `system` is the user's own text, which the preset may put into words."""
-        self.assistant, self.sampling = assistant, sampling
+        """`read` is asked for every line; `system` is the user's own text, which the preset may put into words. `tools`
+        are declared to the model; who calls them is the user (`/result`).
+        """
+        self.assistant, self.sampling, self.tools = assistant, sampling, tools
         self.name, self.preset, self.stats = name, preset, stats
         self.system = system_text(preset, system)
         self.exchanges: list[Exchange] = []
         self._read, self._out, self._err, self._markdown = read, out, err, markdown
         self._first = 0  # the oldest exchange that is still sent
-        self._last_question = ""
+        self._last_question, self._last_role = "", "user"
         self._answered = False  # the last exchange is the last question's
         self._attempt = 0
         # A base model knows no turns: it gets examples as plain text.
@@ -115,37 +95,53 @@ class Chat:
 
         Raises DataError or TemplateError when it cannot be asked: too long, not UTF-8.
         """
-        self._last_question, self._answered, self._attempt = question, False, 0
-        return self._ask(question)
+        return self._ask_anew(question, "user")
 
     def messages(self) -> list[Message]:
         """The whole conversation as the model was asked it, with system text and examples."""
         return self._messages(0)
 
-    def _ask(self, question: str) -> Reply:
+    def _ask_anew(self, question: str, role: str) -> Reply:
+        self._last_question, self._last_role, self._answered, self._attempt = question, role, False, 0
+        return self._ask(question, role)
+
+    def _ask(self, question: str, role: str) -> Reply:
         _check_text(question)
-        sent = phrase(self.preset, question)
-        first = self._fit(sent)
+        sent = phrase(self.preset, question) if role == "user" else question
+        first = self._fit(sent, role)
         if first > self._first:
             self._say(
                 f"上下文已满，最早的 {first} 轮不再发送 the context is full: the oldest {first} exchanges are no "
                 "longer sent (/reset 重新开始 begins anew)"
             )
         self._first = first
-        reply = self._show(self._stream(sent, first))
+        reply = self._show(self._stream(sent, first, role))
         if reply.text.strip():
             self._answered = True
-            self.exchanges.append(Exchange(question, sent, reply.text))
+            self.exchanges.append(Exchange(question, sent, reply.text, role))
+        for call in self._calls():
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            self._say(f"调用 call {call.name} {arguments} → /result TEXT 给出结果 gives its result")
         self._say_how_it_ended(reply)
         if self._out.is_terminal:
             self._out.print()
         return reply
 
     def _messages(self, first: int, *more: Message) -> list[Message]:
-        system = [Message("system", self.system)] if self.system else []
-        shots = [*self.preset.examples, *((exchange.sent, exchange.answer) for exchange in self.exchanges[first:])]
-        turns = (Message(role, text) for shot in shots for role, text in zip(("user", "assistant"), shot, strict=True))
-        return [*system, *turns, *more]
+        made = [Message("system", self.system)] if self.system else []
+        for question, answer in self.preset.examples:
+            made += [Message("user", question), Message("assistant", answer)]
+        for exchange in self.exchanges[first:]:
+            made += [Message(exchange.role, exchange.sent), self._said(exchange.answer)]
+        return [*made, *more]
+
+    def _said(self, answer: str) -> Message:
+        """An answer as a message, its calls read where tools are declared."""
+        return self.assistant.format.parse(answer) if self.tools else Message("assistant", answer)
+
+    def _calls(self) -> Sequence[ToolCall]:
+        """What the last answer calls."""
+        return self._said(self.exchanges[-1].answer).tool_calls if self._answered else ()
 
     def _raw_text(self, sent: str, first: int) -> str | None:
         """What a base model carries on; None where the model is asked in turns."""
@@ -156,32 +152,33 @@ class Chat:
         shots = [(exchange.sent, exchange.answer.strip()) for exchange in self.exchanges[first:]]
         return raw_shots(self.system, [*self.preset.examples, *shots], sent)
 
-    def _fit(self, sent: str) -> int:
+    def _fit(self, sent: str, role: str) -> int:
         """The oldest exchange that can be sent with this question and leave room for an answer."""
         longest = self.assistant.engine.config.max_length
         room = min(self.sampling.max_tokens, longest // 4)
         last = 0 if self.preset.continues else len(self.exchanges)
         for first in range(min(self._first, last), last):
-            if self._count(sent, first) + room <= longest:
+            if self._count(sent, first, role) + room <= longest:
                 return first
-        count = self._count(sent, last)
+        count = self._count(sent, last, role)
         if count >= longest:
             raise DataError(f"这段话太长 the message makes {count} tokens; the model holds {longest}: shorten it")
         return last
 
-    def _count(self, sent: str, first: int) -> int:
+    def _count(self, sent: str, first: int, role: str) -> int:
         raw = self._raw_text(sent, first)
         if raw is not None:
             return 1 + len(self.assistant.tokenizer.encode(raw))
-        return len(self.assistant.request(self._messages(first, Message("user", sent)), self.sampling).ids)
+        messages = self._messages(first, Message(role, sent))
+        return len(self.assistant.request(messages, self.sampling, tools=self.tools).ids)
 
-    def _stream(self, sent: str, first: int) -> Generator[str, None, Completion | None]:
+    def _stream(self, sent: str, first: int, role: str) -> Generator[str, None, Completion | None]:
         sampling = self.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + self._attempt)
         raw = self._raw_text(sent, first)
         if raw is None:
-            return self.assistant.stream(self._messages(first, Message("user", sent)), sampling)
+            return self.assistant.stream(self._messages(first, Message(role, sent)), sampling, tools=self.tools)
         pieces = self.assistant.continue_text(raw, sampling)
         return _until(pieces, RAW_STOPS) if self._raw_shots else pieces
 
@@ -323,11 +320,17 @@ class Chat:
         old = self.exchanges.pop() if self._answered else None
         self._answered = False
         try:
-            self._ask(self._last_question)
+            self._ask(self._last_question, self._last_role)
         finally:
             if old is not None and not self._answered:
                 self.exchanges.append(old)
                 self._answered = True
+
+    def result(self, text: str) -> None:
+        """Say what the called tool answered, and let the model go on from there."""
+        if not self._calls():
+            raise ConfigError("没有待回答的调用 the last answer called no tool (--tools FILE.json declares tools)")
+        self._ask_anew(text, "tool")
 
     def save(self, argument: str) -> None:
         """Write the conversation to a file."""
@@ -357,6 +360,7 @@ COMMANDS: dict[str, Command] = {
     "system": Command("/system TEXT", "设定或清除系统提示 set or clear the system text", Chat.set_system),
     "reset": Command("/reset", "清空对话 forget the conversation", Chat.reset),
     "regenerate": Command("/regenerate", "重新回答 answer again, with a new seed", Chat.regenerate),
+    "result": Command("/result TEXT", "给出工具的结果 say what the called tool answered", Chat.result),
     "save": Command("/save FILE", "保存对话 save the conversation: .jsonl, .md", Chat.save),
     "params": Command(
         "/params NAME=VALUE",

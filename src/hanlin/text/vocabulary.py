@@ -18,6 +18,17 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
+def first_difference(one: Tokenizer, other: Tokenizer) -> tuple[int, str | None, str | None] | None:
+    """The first id that stands for different pieces, and these; None in the place of a piece is no piece. None where
+    both mean the same by every id, whatever else tells them apart.
+    """
+    for id in range(max(one.size, other.size)):
+        pieces = one._backend.id_to_token(id), other._backend.id_to_token(id)
+        if pieces[0] != pieces[1]:
+            return id, *pieces
+    return None
+
+
 def longest_run(tokenizer: Tokenizer) -> int | None:
     """The most characters of a text that any one id stands for: n characters become n / this many ids or more.
 

@@ -25,6 +25,7 @@ from hanlin.data.prompts import prepare_prompts
 from hanlin.models.reward import add_score
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.contrast import DpoConfig, SimpoConfig, dpo, simpo, with_reference
+from hanlin.objectives.distillation import DistillationConfig, distillation, distillation_metrics, score_against
 from hanlin.objectives.next_token import PretrainingConfig, SftConfig, next_token, score_texts, text_metrics
 from hanlin.objectives.orpo import OrpoConfig, orpo
 from hanlin.objectives.policy import RlhfConfig, answer_metrics, reinforce
@@ -35,6 +36,7 @@ from hanlin.text.encode import stop_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.rewards import check_rewards, open_judge
 from hanlin.training.rollout import Rollouts
+from hanlin.training.teacher import Teacher
 from hanlin.types import Batch, Counts, EncodedPair, Example, Loss, Tokens
 
 E = TypeVar("E", bound=Example)
@@ -53,7 +55,8 @@ ObjectiveConfig = Annotated[
     | Annotated[SimpoConfig, Tag("simpo")]
     | Annotated[RewardConfig, Tag("reward")]
     | Annotated[RlhfConfig, Tag("rlhf")]
-    | Annotated[PretrainingConfig, Tag("pretraining")],
+    | Annotated[PretrainingConfig, Tag("pretraining")]
+    | Annotated[DistillationConfig, Tag("distillation")],
     Discriminator(_kind),
 ]
 """The [objective] section; `kind` says which."""
@@ -105,11 +108,11 @@ class Objective(Generic[E]):
 
     `noun` is the plural of what it learns from; `title` names the method in the model card. `pack` and `count` are for
     training, `pack_scored` and `score` for held-out examples, whose scores `summarise` turns into the log's numbers.
-    `adopt` may change the loaded model (it gets the seed), `refer` may add to the examples what the starting model says
-    of them. `arrange` orders the examples into steps. `scored` and `attended` are the cost of one
-    example: its predictions through the head and its query-key products; `scored_share` is the share of its stream
-    tokens that go through the head. `step_line` and `held_out_line` are what
-    people see, filled in from the numbers of a step and of `summarise`.
+    `adopt` may change the loaded model (it gets the seed) or load what goes with it, `refer` may add to the examples
+    what the starting model says of them. `arrange` orders the examples into steps. `scored` and `attended` are the cost
+    of one example: its predictions through the head and its query-key products; `scored_share` is the share of its
+    stream tokens that go through the head. `step_line` and `held_out_line` are what people see, filled in from the
+    numbers of a step and of `summarise`.
 
     Where the model learns from its own answers, examples are prompts: `explore` gives what makes groups of answers of
     them, which `pack` and `count` take, and what scores held-out ones instead of `score`. A step updates the weights
@@ -207,20 +210,20 @@ def _reward(config: RewardConfig) -> Objective[EncodedPair]:
 
 
 def _texts(**own: Any) -> Objective[Tokens]:
-    """What objectives on single texts share."""
-    return Objective(
-        pack=pack_tokens,
-        pack_scored=pack_tokens,
-        count=count_tokens,
-        loss=next_token,
-        score=score_texts,
-        summarise=text_metrics,
-        scored=lambda example: sum(example.scored[1:]),
-        attended=lambda example: len(example.ids) ** 2 / 2,
-        scored_share=lambda example: sum(example.scored[1:]) / len(example.ids),
-        held_out_line="NLL {eval_nll_loss:.3f}, perplexity {eval_perplexity:.2f}",
-        **own,
-    )
+    """What objectives on single texts share, where they do not go their own way."""
+    shared: dict[str, Any] = {
+        "pack": pack_tokens,
+        "pack_scored": pack_tokens,
+        "count": count_tokens,
+        "loss": next_token,
+        "score": score_texts,
+        "summarise": text_metrics,
+        "scored": lambda example: sum(example.scored[1:]),
+        "attended": lambda example: len(example.ids) ** 2 / 2,
+        "scored_share": lambda example: sum(example.scored[1:]) / len(example.ids),
+        "held_out_line": "NLL {eval_nll_loss:.3f}, perplexity {eval_perplexity:.2f}",
+    }
+    return Objective(**(shared | own))
 
 
 def _sft(config: SftConfig) -> Objective[Tokens]:
@@ -238,6 +241,30 @@ def _pretraining(config: PretrainingConfig) -> Objective[Tokens]:
         noun="pieces",
         prepare=prepare_documents,
         arrange=partial(on_disk, config=config),
+    )
+
+
+def _distillation(config: DistillationConfig) -> Objective[Tokens]:
+    teacher = Teacher(config.teacher)
+    read, arrange = partial(prepare_conversations, score=config.score), in_memory
+    if config.examples == "documents":
+        read, arrange = prepare_documents, partial(on_disk, config=PretrainingConfig(kind="pretraining"))
+
+    def prepare(data: DataConfig, format: ChatFormat, tokenizer: Tokenizer, /, **given: Any) -> PreparedData:
+        teacher.check(tokenizer)
+        return read(data, format, tokenizer, **given)
+
+    return _texts(
+        title=f"distillation from {config.teacher} ({config.divergence}, temperature {config.temperature:g})",
+        noun="pieces" if config.examples == "documents" else "conversations",
+        prepare=prepare,
+        arrange=arrange,
+        adopt=teacher.open,
+        loss=lambda model, batch, counts: distillation(model, batch, counts, teacher=teacher.model, config=config),
+        score=lambda model, packed: score_against(model, packed, teacher=teacher.model, config=config),
+        summarise=distillation_metrics,
+        step_line="loss {loss:.3f} · divergence {divergence:.3f}",
+        held_out_line="divergence {eval_divergence:.3f}, NLL {eval_nll_loss:.3f}",
     )
 
 
@@ -350,4 +377,5 @@ OBJECTIVES: dict[type, Callable[[Any], Objective[Any]]] = {
     RewardConfig: _reward,
     RlhfConfig: _rlhf,
     PretrainingConfig: _pretraining,
+    DistillationConfig: _distillation,
 }

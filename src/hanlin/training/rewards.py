@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import torch
+from torch import Tensor
 
 from hanlin.data.budget import streams
-from hanlin.data.groups import Group, Prompt, pack_group_ends
+from hanlin.data.groups import Group, Prompt, by_answer, pack_group_ends
 from hanlin.errors import ConfigError, TrainingError
 from hanlin.models.adapters import text_place
 from hanlin.models.reward import load_reward_model, rewards
@@ -27,7 +28,7 @@ from hanlin.text.chat import ChatFormat
 from hanlin.text.encode import encode_answer, encode_prompt
 from hanlin.text.language import language_of, latin_license, measure
 from hanlin.text.tokenizer import Tokenizer
-from hanlin.types import Message
+from hanlin.types import Batch, Message
 
 RewardFunction = Callable[[Sequence[Message], str], float]
 
@@ -111,16 +112,14 @@ def open_judge(name: str, *, device: torch.device, tokens_per_pass: int, on_note
     tokenizer = Tokenizer.open(text_place(Path(name)))
     format = choose_format(tokenizer)
 
+    def read(batch: Batch) -> Tensor:
+        batch = batch.to(model.device)
+        return rewards(model, batch_hidden(model, batch).index_select(0, batch.predictor_N))
+
     @torch.no_grad()
     def judge(answered: Sequence[Answered]) -> list[list[float]]:
         groups = [_encoded(one, format, tokenizer) for one in answered]
-        found: dict[int, list[float]] = {}
-        for indices, batch in streams(groups, pack_group_ends, max_tokens=tokens_per_pass):
-            batch = batch.to(model.device)
-            hidden_SD = batch_hidden(model, batch).index_select(0, batch.predictor_N)
-            values = iter(rewards(model, hidden_SD).tolist())
-            found |= {index: [next(values) for _ in groups[index].answers] for index in indices}
-        return [found[index] for index in range(len(groups))]
+        return by_answer(groups, streams(groups, pack_group_ends, max_tokens=tokens_per_pass), read)
 
     return judge
 

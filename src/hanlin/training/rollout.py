@@ -7,19 +7,19 @@ from the engine, whose kernels round differently. The starting model is the mode
 (models/frozen.py). So an answer costs its generation and two passes without gradients, before the one with.
 """
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 import torch
+from torch import Tensor
 
 from hanlin.data.budget import streams
-from hanlin.data.groups import Group, Prompt, pack_groups
+from hanlin.data.groups import Group, Prompt, by_answer, pack_groups
 from hanlin.generation.answers import Completion, Request
 from hanlin.generation.engine import Engine
-from hanlin.generation.sampling import Sampling
+from hanlin.generation.sampling import Sampling, derived_seed
 from hanlin.models.frozen import frozen_copy
 from hanlin.models.lora import adapted, without_adapters
 from hanlin.models.transformer import Transformer
@@ -27,6 +27,7 @@ from hanlin.objectives.likelihood import batch_logprobs, span_sums
 from hanlin.objectives.policy import AnswerScore, RlhfConfig, advantages
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.rewards import Answered, Judge
+from hanlin.types import Batch
 
 NUM_SLOTS = 64  # answers that are generated at once
 _HELD_OUT = -1  # in the place of a step, for seeds
@@ -110,7 +111,7 @@ class Rollouts:
                 temperature=config.temperature,
                 top_p=1.0,
                 max_tokens=config.max_tokens,
-                seed=_seed(self._seed, step, place),
+                seed=derived_seed(self._seed, step, place),
             )
             requests.append(Request(prompt.ids, sampling, self._stop_ids))
         return Engine(model, self._tokenizer, num_slots=NUM_SLOTS).generate_groups(requests, num_answers)
@@ -138,14 +139,13 @@ class Rollouts:
     @torch.no_grad()
     def _logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
         """Log-probability of every answer under a model."""
-        found: dict[int, list[float]] = {}
-        packed = streams(groups, pack_groups, max_tokens=self._tokens_per_pass, pad=model.compiled)
-        for indices, batch in packed:
+
+        def summed(batch: Batch) -> Tensor:
             batch = batch.to(model.device)
-            sum_S, _ = span_sums(batch_logprobs(model, batch), batch)
-            values = iter(sum_S.tolist())
-            found |= {index: [next(values) for _ in groups[index].answers] for index in indices}
-        return [found[index] for index in range(len(groups))]
+            return span_sums(batch_logprobs(model, batch), batch)[0]
+
+        packed = streams(groups, pack_groups, max_tokens=self._tokens_per_pass, pad=model.compiled)
+        return by_answer(groups, packed, summed)
 
     def _start_logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
         if self._reference is None:
@@ -175,10 +175,6 @@ class Rollouts:
 def _answer_ids(done: Completion) -> tuple[int, ...]:
     """The answer's ids with its stop token, where it came to one."""
     return (*done.ids,) if done.stop_id is None else (*done.ids, done.stop_id)
-
-
-def _seed(*numbers: int) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest())
 
 
 def _mean(rows: Sequence[Sequence[float]]) -> float:
