@@ -28,7 +28,7 @@ MAX_FILE, MAX_FUNCTION = 400, 60
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "misc"}
 # What may be imported, and the only modules (or rooms) that may. An empty set: nobody.
 RESERVED = {
-    "torch.distributed": {"training.parallel", "training.checkpoint"},
+    "torch.distributed": {"training.parallel", "training.checkpoint", "training.saving"},
     "transformers": set(),
     "trl": set(),
     "peft": set(),
