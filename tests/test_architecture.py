@@ -22,6 +22,7 @@ LAYERS = [  # a room may import only from rooms in the lines above its own
     {"training", "evaluation", "serving", "export", "curation"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 MAX_FILE, MAX_FUNCTION = 400, 60

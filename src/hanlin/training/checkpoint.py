@@ -21,12 +21,13 @@ from pickle import PickleError
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from hanlin.errors import CheckpointError, TrainingError
 from hanlin.models.tensorfile import STATE_DTYPES, StoredTensor, read_header, write_tensors
@@ -228,7 +229,7 @@ def write_shards(
     tensors = {f"{_OF_WEIGHTS}{name}": parameter.data for name, parameter in parameters.items()}
     tensors |= {f"{_OF_MOMENTS}{name}": tensor for name, tensor in remembered.items()}
     writer = FileSystemWriter(partial / _STATE / _SHARDS, thread_count=1)
-    future = dcp.async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
+    future = async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
     assert isinstance(future, Future)
     return future
 
@@ -265,7 +266,7 @@ def _read_shards(folder: Path, parameters: dict[str, nn.Parameter], optimizer: t
             )
         _check_alike(name, place, tensor.properties.dtype, tuple(tensor.size))
         places[name] = place
-    dcp.load(places, storage_reader=reader, no_dist=True)
+    load(places, storage_reader=reader, no_dist=True)
 
 
 def _restore_optimizer(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:

@@ -154,7 +154,7 @@ def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dic
     job.optimizer.step()
     if model.scratch is not None:
         model.scratch.renew()
-    job.optimizer.zero_grad(set_to_none=False)
+    job.optimizer.zero_grad(set_to_none=world.sharded)
     return {
         "loss": loss,
         **dict(zip(sums, terms, strict=True)),

@@ -50,7 +50,9 @@ class Saver:
         self._run, self._world = run, world
         self._model, self._optimizer, self._twin = model, optimizer, twin
         self._write_model, self._keep_last = write_model, keep_last
-        self._group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo")  # of the background: it must not get between training's messages
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
         plain = StagingOptions(
             use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
         )
