@@ -13,6 +13,7 @@ name before it is deleted. What has a visible name is whole.
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -266,7 +267,9 @@ def _read_shards(folder: Path, parameters: dict[str, nn.Parameter], optimizer: t
             )
         _check_alike(name, place, tensor.properties.dtype, tuple(tensor.size))
         places[name] = place
-    load(places, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is: each rank reads for itself
+        load(places, storage_reader=reader, no_dist=True)
 
 
 def _restore_optimizer(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
