@@ -1,4 +1,4 @@
-"""Runs of several gloo processes on this machine, one thread each, forked from a server that has imported everything."""
+"""Runs of several gloo processes, one thread each, forked from a server that has imported everything."""
 
 import multiprocessing
 import os

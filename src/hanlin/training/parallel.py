@@ -138,8 +138,8 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
             raise
         reason = str(error).splitlines()[0]
         raise TrainingError(
-            f"rank {rank}: another process of this run is gone ({reason}): its own log says why; whole checkpoints are untouched, "
-            "go on from them with --resume"
+            f"rank {rank}: another process of this run is gone ({reason}): its own log says why; whole checkpoints are "
+            "untouched, go on from them with --resume"
         ) from error
     dist.destroy_process_group()
 
