@@ -172,9 +172,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resumable(finished: Path, source: str, to: Path) -> tuple[Path, str]:
-    """A run that came to step 2 as `source` did."""
+    """A run that came to step 4 as `source` did, where it looked at what is held out just before it saved."""
     run = to / "run"
-    shutil.copytree(finished / source / "checkpoints" / "step-000002", run / "checkpoints" / "step-000002")
+    name = "step-000004"
+    shutil.copytree(finished / source / "checkpoints" / name, run / "checkpoints" / name)
     for name in ("recipe.toml", "metrics.jsonl"):
         shutil.copy(finished / source / name, run)
     return run / "recipe.toml", f"output.directory={run}"

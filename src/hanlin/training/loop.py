@@ -27,7 +27,7 @@ from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.interruption import Interruption, interruptible
 from hanlin.training.objective import Objective
-from hanlin.training.parallel import ALONE, World, clip_gradients, sum_gradients
+from hanlin.training.parallel import ALONE, World, clip_gradients, put_away, sum_gradients
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Rollouts
 from hanlin.training.schedule import learning_rate_factor
@@ -93,6 +93,7 @@ def evaluate(
     assert objective.pack_scored is not None
     packed = Noted(shared_streams(examples, objective.pack_scored, world, max_tokens=config.tokens_per_pass))
     scores = objective.score(model, packed)
+    put_away(model)
     return together(world, zip(packed.indices, scores, strict=True))
 
 

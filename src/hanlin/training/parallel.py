@@ -121,6 +121,10 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
             "unset WORLD_SIZE"
         )
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f'training.device = "{device}" names one GPU for all {size} processes: say "cuda", or leave it out'
+        )
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
         if local >= torch.cuda.device_count():
@@ -174,6 +178,14 @@ def shard(model: Transformer, device: torch.device) -> None:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     model.weights_come_and_go = True
+
+
+def put_away(model: Transformer) -> None:
+    """Divide again what a pass without gradients has left together; a sharded model needs it before its parameters are
+    read.
+    """
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -38,7 +38,7 @@ from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
 from hanlin.training.optim import check_optimizer, make_optimizer
-from hanlin.training.parallel import ALONE, Twin, World, shard
+from hanlin.training.parallel import ALONE, Twin, World, put_away, shard
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
 from hanlin.training.runs import RECIPE, running
@@ -144,6 +144,7 @@ class Session:
             assert objective.pack_scored is not None
             packed = Noted(shared_streams(examples, objective.pack_scored, self.world, max_tokens=budget))
             referred = objective.refer(self.model, examples, packed)
+            put_away(self.model)
             return together(self.world, ((index, referred[index]) for index in packed.indices))
 
         return replace(data, train=known(data.train), held_out=known(data.held_out))
@@ -193,7 +194,7 @@ class Session:
             config=recipe.training,
             num_steps=self.material.num_steps,
             order=self.material.order,
-            save=self._save,
+            save=self.save,
             rollouts=self.rollouts,
             world=self.world,
         )
@@ -203,8 +204,7 @@ class Session:
                     diary.evaluated(self.progress, self.evaluate())
                 diary.sample(self.progress)
             self.progress = run(job, self.progress, diary)
-            if self._saver is not None:
-                self._saver.settle()
+            self.settle()
             if self.progress.step < job.num_steps:
                 return False
             if data.held_out:
@@ -246,7 +246,8 @@ class Session:
                 self.write_model(self.directory, model, results=results)
         self.world.wait()
 
-    def _save(self, progress: Progress, on_saved: Callable[[Path], None]) -> Path:
+    def save(self, progress: Progress, on_saved: Callable[[Path], None]) -> Path:
+        """Write a checkpoint, or begin to; `on_saved` is told when it is whole. Returns where it lies."""
         if self._saver is not None:
             return self._saver.save(progress, on_saved)
 
@@ -259,6 +260,11 @@ class Session:
         )
         on_saved(path)
         return path
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is whole."""
+        if self._saver is not None:
+            self._saver.settle()
 
     def write_model(self, directory: Path, model: Transformer, *, results: str = "") -> None:
         """Write a model as a Hugging Face directory with tokenizer, template, stop ids, recipe and model card."""
