@@ -7,6 +7,7 @@ import decode
 import memory
 import orpo_step
 import pytest
+import ranks
 from harness import BenchmarkError, find_pairs, require_package, run_main, run_worker
 from orpo_systems import Conditions, choose, hindrance, systems
 
@@ -21,6 +22,7 @@ WRONG = [
     (decode, ["--model", "nowhere.gguf"], "make assets"),
     (decode, ["--systems", "vllm"], "llama.cpp-q8"),
     (memory, ["--sizes", "700"], "multiples of --pair-tokens 512"),
+    (ranks, ["--steps", "2"], "expected more than 2"),
 ]
 
 
@@ -35,7 +37,7 @@ def test_a_wrong_argument(benchmark, given, said, capsys):
 
 
 def test_quick_writes_no_page():
-    for benchmark in (orpo_step, memory):
+    for benchmark in (orpo_step, memory, ranks):
         assert benchmark.parse_arguments(["--quick"]).output is None
         assert benchmark.parse_arguments([]).output.parent.name == "results"
 
