@@ -47,7 +47,7 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short run each; no result page")
     arguments = parser.parse_args(given)
     if arguments.quick:
-        arguments.steps, arguments.batch_pairs, arguments.runs = WARMUP + 1, 4, 1
+        arguments.steps, arguments.batch_pairs, arguments.runs = WARMUP + 1, 2, 1
     elif arguments.output is None:
         arguments.output = RESULTS / "ranks.md"
     if arguments.steps <= WARMUP:
