@@ -248,7 +248,7 @@ def update() -> str:
         config=config,
         num_steps=1,
         order=PairOrder(1, batch_pairs=1, epochs=1, seed=0),
-        save=lambda progress: Path(),
+        save=lambda progress, on_saved: Path(),
     )
     notes = Notes()
     values, score = look()

@@ -117,7 +117,7 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
         config=config,
         num_steps=order.num_steps,
         order=order,
-        save=lambda progress: Path(),
+        save=lambda progress, on_saved: Path(),
     )
     watch.clock.lap()
     run(job, Progress(), watch)

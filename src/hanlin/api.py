@@ -31,6 +31,7 @@ from hanlin.text.encode import check_vocabulary
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.text.tools import read_calls, read_declarations
 from hanlin.training.checkpoint import model_in
+from hanlin.training.parallel import joined
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Material, Session, is_finished, open_material, run_directory
 from hanlin.training.trackers import Look, Looked, Sample
@@ -133,9 +134,12 @@ def train(
     directory = run_directory(resolved, path)
     if resume and is_finished(directory, resolved):
         return directory
-    session = Session(open_material(resolved), directory, resume=resume)
-    if session.train(observer, look=sampler(session.material)):
-        session.finish()
+    with joined(resolved.parallel, resolved.training.device) as world:
+        with world.first_of_machine():
+            material = open_material(resolved)
+        session = Session(material, directory, resume=resume, world=world)
+        if session.train(observer, look=sampler(material)):
+            session.finish()
     return directory
 
 

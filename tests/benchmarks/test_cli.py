@@ -8,6 +8,7 @@ import family_step
 import memory
 import orpo_step
 import pytest
+import ranks
 from harness import BenchmarkError, find_pairs, require_package, run_main, run_worker
 from orpo_systems import Conditions, choose, hindrance, systems
 
@@ -26,6 +27,7 @@ WRONG = [
     (family_step, ["--systems", "trl-packed"], "trl-packed-1024"),
     (family_step, ["--objective", "reward", "--systems", "trl-packed-1024"], "there are hanlin, trl"),
     (family_step, ["--data", "pairs.jsonl"], "goes with one --objective"),
+    (ranks, ["--steps", "2"], "expected more than 2"),
 ]
 
 
@@ -40,7 +42,7 @@ def test_a_wrong_argument(benchmark, given, said, capsys):
 
 
 def test_quick_writes_no_page():
-    for benchmark in (orpo_step, memory, family_step):
+    for benchmark in (orpo_step, memory, family_step, ranks):
         assert benchmark.parse_arguments(["--quick"]).output is None
         assert benchmark.parse_arguments([]).output.parent.name == "results"
 

@@ -72,7 +72,8 @@ def test_the_schema_needs_no_recipe(command):
     assert answer.status == 0
     schema = json.loads(answer.out)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert {"model", "data", "chat", "lora", "objective", "training", "track", "output"} == set(schema["properties"])
+    sections = {"model", "data", "chat", "lora", "objective", "training", "parallel", "track", "output"}
+    assert sections == set(schema["properties"])
 
 
 @pytest.mark.parametrize(

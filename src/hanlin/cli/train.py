@@ -2,18 +2,23 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hanlin.cli.console import downloading, note, out, show_logs
-from hanlin.errors import ConfigError
+from hanlin.errors import ConfigError, HanlinError
 
 if TYPE_CHECKING:
     from hanlin.training.checkpoint import Progress
     from hanlin.training.objective import Objective
+    from hanlin.training.parallel import World
+    from hanlin.training.recipe import Recipe
     from hanlin.training.session import Material, Session
+
+INTERRUPTED = 130  # what a shell says of Ctrl-C
 
 
 def train(
@@ -47,25 +52,56 @@ def train(
         raise ConfigError("no recipe was named: hanlin train RECIPE.toml; some come with Hanlin, in recipes/")
     resolved = load_recipe(Recipe, recipe, set or [])
 
+    from hanlin.training.parallel import joined, recorded
+
+    def as_rank() -> int:
+        with joined(resolved.parallel, resolved.training.device) as world:
+            try:
+                return _train(resolved, recipe, world, resume=resume, dry_run=dry_run)
+            except HanlinError as error:
+                if world.speaks:
+                    raise
+                raise type(error)(f"rank {world.rank}: {error}") from None
+
+    if status := recorded(as_rank):
+        raise typer.Exit(status)
+
+
+def _train(recipe: "Recipe", path: Path, world: "World", *, resume: bool, dry_run: bool) -> int:
+    """What each rank does: all compute, one speaks. The exit status."""
     from hanlin.api import locate
     from hanlin.training.session import Session, is_finished, open_material, run_directory
 
-    with downloading() as on_progress:
-        locate(resolved.model.path, on_progress=on_progress)
-    material = open_material(resolved, on_note=note)
-    say_what_was_dropped(material)
+    say = note if world.speaks else _nothing
+    with world.first_of_machine():
+        with downloading() if world.speaks else nullcontext() as on_progress:
+            locate(recipe.model.path, on_progress=on_progress)
+        material = open_material(recipe, on_note=say)
+    if world.speaks:
+        say_what_was_dropped(material)
+        if dry_run:
+            print_plan(material)
     if dry_run:
-        print_plan(material)
-        return
-    directory = run_directory(resolved, recipe)
-    if resume and is_finished(directory, resolved):
-        note(f"{directory} is finished: nothing is left to train")
-        return
-    run(Session(material, directory, resume=resume, on_note=note))
+        return 0
+    directory = run_directory(recipe, path)
+    if resume and is_finished(directory, recipe):
+        say(f"{directory} is finished: nothing is left to train")
+        return 0
+    session = Session(material, directory, resume=resume, on_note=say, world=world)
+    if world.speaks:
+        return run(session)
+    if not session.train():
+        return INTERRUPTED
+    session.finish()
+    return 0
 
 
-def run(session: "Session") -> None:
-    """Train to the end, or say how to go on."""
+def _nothing(message: str) -> None:
+    """What the other ranks would say: rank 0 has said it."""
+
+
+def run(session: "Session") -> int:
+    """Train to the end, or say how to go on. The exit status."""
     from hanlin.api import sampler
 
     directory, objective = session.directory, session.material.objective
@@ -81,7 +117,7 @@ def run(session: "Session") -> None:
             highlight=False,
             soft_wrap=True,
         )
-        raise typer.Exit(130)
+        return INTERRUPTED
     session.finish()
     if display.evaluations:
         print_scores(session, display.evaluations[0] if from_the_start else None, display.evaluations[-1])
@@ -91,6 +127,7 @@ def run(session: "Session") -> None:
         highlight=False,
         soft_wrap=True,
     )
+    return 0
 
 
 def print_scores(session: "Session", before: "Sequence[Any] | None", after: "Sequence[Any]") -> None:

@@ -10,7 +10,8 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,6 +60,12 @@ class StoredTensor:
                 file.seek(self.start + index * num_bytes)
                 self._fill(file, buffer[place])
         return buffer.view(self.dtype)
+
+    def part(self, first: int, count: int) -> "StoredTensor":
+        """The rows [first, first + count) as a tensor of their own."""
+        row = prod(self.shape[1:]) * self.dtype.itemsize
+        shape = (count, *self.shape[1:])
+        return replace(self, shape=shape, start=self.start + first * row, num_bytes=count * row)
 
     def equals(self, other: "StoredTensor") -> bool:
         """True where both hold the same bytes in the same dtype and shape."""

@@ -112,6 +112,7 @@ class Transformer(nn.Module):
         self.head_mode: Literal["fast", "lean"] = "fast"
         self.recomputed_layers = 0
         self.compiled = False
+        self.weights_come_and_go = False  # a layer's weights are there only while it runs (training/parallel.py)
         self.scratch: Scratch | None = None
         # Where the head is tied, the head's own gradient of this matrix is dense: the lookup then adds its few rows to
         # that one, instead of making a second matrix of the vocabulary's size.
@@ -145,7 +146,7 @@ class Transformer(nn.Module):
         """
         self.scratch = scratch
         for module in self.modules():
-            if isinstance(module, Linear) and not self.compiled:
+            if isinstance(module, Linear) and not self.compiled and not self.weights_come_and_go:
                 module.scratch = scratch
 
     def compile_layers(self) -> None:

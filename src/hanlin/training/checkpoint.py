@@ -13,24 +13,37 @@ name before it is deleted. What has a visible name is whole.
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import PickleError
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import DefaultStager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from hanlin.errors import CheckpointError, TrainingError
 from hanlin.models.tensorfile import STATE_DTYPES, StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 from hanlin.training.fit import Fit
 from hanlin.training.optim import lay_out_states
+from hanlin.training.parallel import World, is_sharded, local, local_rows, room_like
 
 FOLDER = "checkpoints"
 _STATE = "state"
 _WEIGHTS, _PROGRESS = "weights.safetensors", "progress.json"
 # Of the optimizer: tensors as "PARAMETER/KEY"; its class, and under the same names what is a plain number.
 _MOMENTS, _OPTIMIZER = "moments.safetensors", "optimizer.json"
+_SHARDS = "shards"
+_OF_WEIGHTS, _OF_MOMENTS = "weights/", "moments/"  # how the names of tensors begin there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +58,7 @@ class Progress:
     tokens: int = 0
     data: str = ""
     threads: int = 0
+    ranks: int = 1
     torch: str = ""
     fit: Fit = field(default_factory=Fit)
 
@@ -73,31 +87,60 @@ def save_checkpoint(
     """Write RUN/checkpoints/step-N, then remove all but the newest `keep_last`. `write_model` writes the Hugging Face
     files and the recipe.
     """
-    folder = run / FOLDER
-    final, partial = folder / f"step-{progress.step:06d}", folder / f".partial-{progress.step:06d}"
     try:
-        _sweep(folder)
-        state = partial / _STATE
-        state.mkdir(parents=True)
+        partial = begin(run, progress)
         write_model(partial)
-        _write_state(state, model, optimizer)
-        (state / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-        for path in [*partial.rglob("*"), partial]:
-            _flush(path)
-        if final.exists():
-            _discard(final)
-        os.replace(partial, final)
-        _flush(folder)
+        _write_state(partial / _STATE, model, optimizer)
+        complete(run, progress)
     except (OSError, CheckpointError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise TrainingError(
-            f"checkpoint {final} could not be written ({failure_reason(error)}): free space or choose another "
-            f"output.directory; "
-            "earlier checkpoints are untouched, go on from them with --resume"
-        ) from None
+        raise abandoned(run, progress, failure_reason(error)) from None
+    forget(run, keep_last=keep_last)
+    return place_of(run, progress)
+
+
+def place_of(run: Path, progress: Progress) -> Path:
+    """Where the checkpoint of this step lies."""
+    return run / FOLDER / f"step-{progress.step:06d}"
+
+
+def _partial(run: Path, progress: Progress) -> Path:
+    return run / FOLDER / f".partial-{progress.step:06d}"
+
+
+def begin(run: Path, progress: Progress) -> Path:
+    """Remove what killed runs left, and make the hidden directory that this checkpoint is written into."""
+    _sweep(run / FOLDER)
+    partial = _partial(run, progress)
+    (partial / _STATE).mkdir(parents=True)
+    return partial
+
+
+def complete(run: Path, progress: Progress) -> None:
+    """All files are there: note the progress, flush them to the disk and give the directory its visible name."""
+    final, partial = place_of(run, progress), _partial(run, progress)
+    (partial / _STATE / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
+    if final.exists():
+        _discard(final)
+    os.replace(partial, final)
+    _flush(final.parent)
+
+
+def abandoned(run: Path, progress: Progress, reason: str) -> TrainingError:
+    """What is said of a checkpoint that could not be written; what there is of it goes."""
+    shutil.rmtree(_partial(run, progress), ignore_errors=True)
+    return TrainingError(
+        f"checkpoint {place_of(run, progress)} could not be written ({reason}): free space or choose another "
+        f"output.directory; "
+        "earlier checkpoints are untouched, go on from them with --resume"
+    )
+
+
+def forget(run: Path, *, keep_last: int) -> None:
+    """Remove all but the newest checkpoints."""
     for old in checkpoints(run)[:-keep_last]:
         _discard(old)
-    return final
 
 
 def restore_checkpoint(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> Progress:
@@ -110,13 +153,19 @@ def restore_checkpoint(path: Path, model: Transformer, optimizer: torch.optim.Op
         saved = json.loads((state / _PROGRESS).read_text(encoding="utf-8"))
         progress = Progress(**{**saved, "fit": Fit(**saved["fit"])})
         parameters = _trained(model)
+        if (state / _SHARDS).is_dir():
+            _read_shards(state, parameters, optimizer)
+            return progress
         stored = read_header(state / _WEIGHTS)
         if odd := sorted(stored.keys() ^ parameters.keys()):
             raise ValueError(f"{odd[0]} is trained here or there only")
         for name, tensor in stored.items():
             _fill(parameters[name].data, tensor)
         _restore_optimizer(state, parameters, optimizer)
-    except (OSError, CheckpointError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        OSError, CheckpointError, CheckpointException, ValueError, TypeError, KeyError, AttributeError, PickleError,
+        EOFError,
+    ) as error:  # fmt: skip
         raise CheckpointError(
             f"{path} cannot be read ({error}): remove it and --resume goes on from the checkpoint before it"
         ) from None
@@ -136,38 +185,130 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 def _write_state(folder: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
     parameters = _trained(model)
     write_tensors(folder / _WEIGHTS, {name: parameter.data for name, parameter in parameters.items()}, None)
+    tensors, numbers = _remembered(parameters, optimizer)
+    # The widest first, so that each lies at a multiple of its size: readers map the file.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
+    write_tensors(folder / _MOMENTS, ordered, None)
+    _write_record(folder, optimizer, len(tensors), numbers)
+
+
+def _remembered(
+    parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What the optimizer keeps, as "PARAMETER/KEY": its tensors, and its plain numbers."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             (tensors if isinstance(value, Tensor) else numbers)[f"{name}/{key}"] = value
-    # The widest first, so that each lies at a multiple of its size: readers map the file.
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
-    write_tensors(folder / _MOMENTS, ordered, None)
-    record = {"class": type(optimizer).__name__, "tensors": len(tensors), "numbers": numbers}
+    return tensors, numbers
+
+
+def _write_record(folder: Path, optimizer: torch.optim.Optimizer, num_tensors: int, numbers: dict[str, float]) -> None:
+    record = {"class": type(optimizer).__name__, "tensors": num_tensors, "numbers": numbers}
     (folder / _OPTIMIZER).write_text(json.dumps(record), encoding="utf-8")
+
+
+def write_shards(
+    partial: Path,
+    model: Transformer,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+    *,
+    stager: DefaultStager,
+    group: dist.ProcessGroup,
+) -> "Future[object]":
+    """Copy this rank's part of the state and begin to write it under `partial`; every rank calls this.
+
+    Of sharded tensors a rank writes its rows; whole ones are divided by size. When the future is done on rank 0,
+    everybody's files are there. `group` is for CPU tensors and used by nobody else meanwhile.
+    """
+    parameters = _trained(model)
+    remembered, numbers = _remembered(parameters, optimizer)
+    if world.speaks:
+        _write_record(partial / _STATE, optimizer, len(remembered), numbers)
+    tensors = {f"{_OF_WEIGHTS}{name}": parameter.data for name, parameter in parameters.items()}
+    tensors |= {f"{_OF_MOMENTS}{name}": tensor for name, tensor in remembered.items()}
+    writer = FileSystemWriter(partial / _STATE / _SHARDS, thread_count=1)
+    future = async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
+    assert isinstance(future, Future)
+    return future
+
+
+def _own(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+    """What this rank writes: parts of all sharded tensors, and its share of the whole ones."""
+    names = sorted((name for name in tensors if not is_sharded(tensors[name])), key=lambda name: -tensors[name].nbytes)
+    loads = [0] * world.size
+    given: list[list[str]] = [[] for _ in loads]
+    for name in names:
+        rank = loads.index(min(loads))
+        loads[rank] += tensors[name].nbytes
+        given[rank].append(name)
+    chosen = {*given[world.rank], *(name for name in tensors if is_sharded(tensors[name]))}
+    return {name: tensor for name, tensor in tensors.items() if name in chosen}
+
+
+def _read_shards(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Fill what this rank has of weights and states from everybody's files."""
+    reader = FileSystemReader(folder / _SHARDS)
+    stored = reader.read_metadata().state_dict_metadata
+    weights = {name.removeprefix(_OF_WEIGHTS) for name in stored if name.startswith(_OF_WEIGHTS)}
+    if odd := sorted(weights ^ parameters.keys()):
+        raise ValueError(f"{odd[0]} is trained here or there only")
+    _forget_states(folder, parameters, optimizer, len(stored) - len(weights))
+    places: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        assert isinstance(tensor, TensorStorageMetadata)
+        if name.startswith(_OF_WEIGHTS):
+            place = parameters[name.removeprefix(_OF_WEIGHTS)].data
+        else:
+            place = _room(
+                name.removeprefix(_OF_MOMENTS), tuple(tensor.size), tensor.properties.dtype, parameters, optimizer
+            )
+        _check_alike(name, place, tensor.properties.dtype, tuple(tensor.size))
+        places[name] = place
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is: each rank reads for itself
+        load(places, storage_reader=reader, no_dist=True)
 
 
 def _restore_optimizer(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     """Each state with the dtype, the shape and the bits that it had, on its parameter's device."""
-    record = json.loads((folder / _OPTIMIZER).read_text(encoding="utf-8"))
     stored = read_header(folder / _MOMENTS, STATE_DTYPES)
+    _forget_states(folder, parameters, optimizer, len(stored))
+    for name, tensor in stored.items():
+        _fill(_room(name, tensor.shape, tensor.dtype, parameters, optimizer), tensor)
+
+
+def _forget_states(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, num_tensors: int
+) -> None:
+    """Make the optimizer ready for `num_tensors` stored tensors; set its plain numbers."""
+    record = json.loads((folder / _OPTIMIZER).read_text(encoding="utf-8"))
     if record["class"] != type(optimizer).__name__:
         raise ValueError(f"its optimizer is {record['class']}, not {type(optimizer).__name__}")
-    if record["tensors"] != len(stored):
-        raise ValueError(f"{_MOMENTS} holds {len(stored)} tensors of {record['tensors']}")
+    if record["tensors"] != num_tensors:
+        raise ValueError(f"it holds {num_tensors} tensors of {record['tensors']} of the optimizer")
     optimizer.state.clear()
     lay_out_states(optimizer)
     for name, number in record["numbers"].items():
         owner, key = _split(name, parameters)
         optimizer.state[owner][key] = number
-    for name, tensor in stored.items():
-        owner, key = _split(name, parameters)
-        place = optimizer.state[owner].get(key)
-        if place is None:
-            place = torch.empty(tensor.shape, dtype=tensor.dtype, device=owner.device)
-            optimizer.state[owner][key] = place
-        _fill(place, tensor)
+
+
+def _room(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> Tensor:
+    """The memory that a state is read into; made where the optimizer has not."""
+    owner, key = _split(name, parameters)
+    place = optimizer.state[owner].get(key)
+    if place is None:
+        place = optimizer.state[owner][key] = room_like(owner, shape, dtype)
+    return place
 
 
 def _split(name: str, parameters: dict[str, nn.Parameter]) -> tuple[nn.Parameter, str]:
@@ -176,10 +317,16 @@ def _split(name: str, parameters: dict[str, nn.Parameter]) -> tuple[nn.Parameter
 
 
 def _fill(place: Tensor, stored: StoredTensor) -> None:
-    there, here = (stored.dtype, stored.shape), (place.dtype, tuple(place.shape))
-    if there != here:
-        raise ValueError(f"{stored.name} is {there[0]} {list(there[1])}, expected {here[0]} {list(here[1])}")
-    stored.copy_to(place)
+    _check_alike(stored.name, place, stored.dtype, stored.shape)
+    if is_sharded(place):
+        stored = stored.part(*local_rows(place))
+    stored.copy_to(local(place))
+
+
+def _check_alike(name: str, place: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    here = (place.dtype, tuple(place.shape))
+    if (dtype, shape) != here:
+        raise ValueError(f"{name} is {dtype} {list(shape)}, expected {here[0]} {list(here[1])}")
 
 
 def _sweep(folder: Path) -> None:

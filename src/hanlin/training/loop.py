@@ -4,32 +4,36 @@ What a step will score is counted before its first forward pass, and every micro
 result does not depend on how the step is split. The order of the data comes from a seed and the step number alone;
 nothing else is remembered, so a run that was killed goes on bit for bit. Ctrl-C (or SIGTERM) lets the step finish,
 saves and returns.
+
+With several ranks each computes its share of a step's streams; gradients and numbers are summed over them, and all else
+is the same everywhere (training/parallel.py, training/shares.py).
 """
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
-from types import FrameType
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hanlin.data.budget import streams
 from hanlin.errors import TrainingError
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import Progress
+from hanlin.training.interruption import Interruption, interruptible
 from hanlin.training.objective import Objective
+from hanlin.training.parallel import ALONE, World, clip_gradients, put_away, sum_gradients
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Rollouts
 from hanlin.training.schedule import learning_rate_factor
+from hanlin.training.shares import Noted, shared_streams, together
 from hanlin.training.work import Job, Observer, Work, gathered_in_time, packed_ahead
+from hanlin.types import Loss
 
 
 def run(job: Job, start: Progress, observer: Observer) -> Progress:
@@ -40,20 +44,20 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
     job.model.train()
     job.model.lend(Scratch())
     prepared = packed_ahead if job.rollouts is None else gathered_in_time
-    with _interruptible() as interrupted, closing(prepared(job, progress.step)) as works:
+    with interruptible(job.world) as stop, closing(prepared(job, progress.step)) as works:
         for work in works:
             if work.gathered is not None and work.gathered.alarm:
                 raise TrainingError(_stopped(job, progress, work.gathered.alarm, observer))
-            progress, metrics = _step(job, progress, work)
+            progress, metrics = _step(job, progress, work, stop)
             observer.step(progress, job.num_steps, metrics)
             if progress.step == job.num_steps:
                 break
             if _is_due(progress.step, job.config.evaluate_every) and job.held_out:
-                scores = evaluate(job.model, job.held_out, job.config, objective=job.objective, rollouts=job.rollouts)
-                observer.evaluated(progress, scores)
-            if interrupted.is_set() or _is_due(progress.step, job.config.save_every):
-                observer.saved(job.save(progress))
-            if interrupted.is_set():
+                own = {"objective": job.objective, "rollouts": job.rollouts, "world": job.world}
+                observer.evaluated(progress, evaluate(job.model, job.held_out, job.config, **own))
+            if stop.is_agreed or _is_due(progress.step, job.config.save_every):
+                job.save(progress, observer.saved)
+            if stop.is_agreed:
                 break
     job.model.lend(None)
     job.model.zero_grad(set_to_none=True)
@@ -63,8 +67,7 @@ def run(job: Job, start: Progress, observer: Observer) -> Progress:
 
 def _stopped(job: Job, progress: Progress, alarm: str, observer: Observer) -> str:
     """Saves what was learnt so far; says why the run ends and how it may go on."""
-    path = job.save(progress)
-    observer.saved(path)
+    path = job.save(progress, observer.saved)
     return (
         f"step {progress.step + 1}: {alarm}. Nothing was learnt from these answers; the model before them is in "
         f"{path}, and a run with a higher limit goes on from there (--resume)"
@@ -78,21 +81,28 @@ def evaluate(
     *,
     objective: Objective[Any],
     rollouts: Rollouts | None = None,
+    world: World = ALONE,
 ) -> list[Any]:
-    """Scores of examples under the model, streamed with the recipe's token budget; or of its answers to them."""
+    """Scores of examples under the model, streamed with the recipe's token budget; or of its answers to them.
+
+    Several ranks divide the examples; all of them get all scores.
+    """
     if rollouts is not None:
-        return rollouts.score(model, examples)
+        return rollouts.score(model, examples, world=world)
     assert objective.score is not None
     assert objective.pack_scored is not None
-    return objective.score(model, streams(examples, objective.pack_scored, max_tokens=config.tokens_per_pass))
+    packed = Noted(shared_streams(examples, objective.pack_scored, world, max_tokens=config.tokens_per_pass))
+    scores = objective.score(model, packed)
+    put_away(model)
+    return together(world, zip(packed.indices, scores, strict=True))
 
 
-def _step(job: Job, progress: Progress, work: Work) -> tuple[Progress, dict[str, float]]:
+def _step(job: Job, progress: Progress, work: Work, stop: Interruption) -> tuple[Progress, dict[str, float]]:
     """One step and what is logged of it: of several updates, the last one's loss."""
     began = time.perf_counter() - work.gathering
     numbers: dict[str, float] = {}
     for _ in range(job.objective.updates):
-        numbers = _update(job, progress, work)
+        numbers = _update(job, progress, work, stop)
     if job.model.device.type == "cpu":
         release_memory()
     num_seen, tokens = len(work.examples), sum(example.num_tokens for example in work.examples)
@@ -103,7 +113,7 @@ def _step(job: Job, progress: Progress, work: Work) -> tuple[Progress, dict[str,
         "epoch": done.pairs / len(job.train),
         "num_tokens": float(done.tokens),
         "tokens_per_second": tokens / seconds,
-        "logical_tokens_per_second": sum(batch.num_logical_tokens for batch in work.batches) / seconds,
+        "logical_tokens_per_second": sum(example.num_logical_tokens for example in work.examples) / seconds,
         f"{job.objective.noun}_per_second": num_seen / seconds,
     }
     if work.gathered is not None:
@@ -111,25 +121,32 @@ def _step(job: Job, progress: Progress, work: Work) -> tuple[Progress, dict[str,
     return done, metrics
 
 
-def _update(job: Job, progress: Progress, work: Work) -> dict[str, float]:
+def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dict[str, float]:
     """One optimizer update: forward and backward over the micro-batches, check, clip, update.
 
-    Nothing waits for the device but one transfer: all numbers of the update, before it.
+    Nothing waits for the device but one transfer: all numbers of the update, before it. With several ranks they are
+    summed first; then whoever was asked to stop tells the others.
     """
-    config, model = job.config, job.model
+    config, model, world = job.config, job.model, job.world
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
-    for batch in work.batches:
+    for number, batch in enumerate(work.batches):
         loss = job.objective.loss(model, batch, work.counts)
+        if number >= len(work.batches) - work.num_idle:
+            loss = Loss(0 * loss.total, {name: 0 * value for name, value in loss.terms.items()})
         loss.total.backward()
         losses.append(loss.total.detach())
         for name, value in loss.terms.items():
             sums[name] = sums[name] + value if name in sums else value
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    numbers = torch.stack([norm, *losses, *sums.values()]).tolist()
-    grad_norm, values, terms = numbers[0], numbers[1 : 1 + len(losses)], numbers[1 + len(losses) :]
-    names = [batch.ids_P for batch in work.batches]
-    _check_finite(progress.step + 1, values, names, grad_norm, noun=job.objective.noun)
+    sum_gradients(model.parameters(), world)
+    norm = clip_gradients(model.parameters(), config.clip, world)
+    own, asked = torch.stack(losses).double(), norm.new_full((), float(stop.was_asked))
+    totals = world.sum(torch.stack([own.sum(), asked.double(), *(term.double() for term in sums.values())]))
+    grad_norm, loss, num_asked, *numbers = torch.cat([norm[None], totals, own]).tolist()
+    terms, values = numbers[: len(sums)], numbers[len(sums) :]
+    stop.agree(num_asked > 0)
+    if not math.isfinite(loss + grad_norm):
+        raise _not_finite(progress.step + 1, world, values, work, noun=job.objective.noun)
     factor = learning_rate_factor(
         progress.step, num_steps=job.num_steps, warmup=config.warmup, schedule=config.schedule
     )
@@ -138,25 +155,23 @@ def _update(job: Job, progress: Progress, work: Work) -> dict[str, float]:
     job.optimizer.step()
     if model.scratch is not None:
         model.scratch.renew()
-    job.optimizer.zero_grad(set_to_none=False)
+    job.optimizer.zero_grad(set_to_none=world.sharded)
     return {
-        "loss": sum(values),
+        "loss": loss,
         **dict(zip(sums, terms, strict=True)),
         "grad_norm": grad_norm,
         "learning_rate": config.learning_rate * factor,
     }
 
 
-def _check_finite(
-    step: int, losses: Sequence[float], ids: Sequence[tuple[str, ...]], norm: float, *, noun: str
-) -> None:
-    """Stop before the update when anything is inf or nan, naming the examples."""
-    bad = [names for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss)]
-    if not bad and math.isfinite(norm):
-        return
-    named = [name for names in (bad or ids) for name in names]
+def _not_finite(step: int, world: World, losses: Sequence[float], work: Work, *, noun: str) -> TrainingError:
+    """What is said, on every rank, when anything is inf or nan: the examples."""
+    ids = [batch.ids_P for batch in work.batches]
+    here = [names for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss)]
+    bad, all_ids = (list(chain(*found)) for found in zip(*world.gather((here, ids)), strict=True))
+    named = list(dict.fromkeys(chain(*(bad or all_ids))))
     what = "loss" if bad else "gradient norm"
-    raise TrainingError(
+    return TrainingError(
         f"step {step}: the {what} is not finite; nothing was updated. {noun.capitalize()} of this step: "
         f"{', '.join(named[:20])}. "
         "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
@@ -166,24 +181,3 @@ def _check_finite(
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

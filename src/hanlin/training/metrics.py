@@ -147,6 +147,15 @@ class Diary:
             self._then.saved(path)
 
 
+class Silence:
+    """The diary of a rank that does not speak: it writes nothing and tells nobody."""
+
+    def step(self, progress: Progress, num_steps: int, metrics: dict[str, float]) -> None: ...
+    def evaluated(self, progress: Progress, scores: Sequence[Any]) -> None: ...
+    def saved(self, path: Path) -> None: ...
+    def sample(self, progress: Progress) -> None: ...
+
+
 def plot_metrics(run: Path) -> Path:
     """Draw likelihood and reward accuracy over steps, training and held-out, to RUN/metrics.png: what the run has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -13,6 +13,7 @@ from hanlin.objectives.next_token import PretrainingConfig
 from hanlin.objectives.orpo import OrpoConfig
 from hanlin.objectives.policy import RlhfConfig
 from hanlin.training.objective import ObjectiveConfig
+from hanlin.training.parallel import ParallelConfig
 from hanlin.training.trackers import TrackConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -114,6 +115,7 @@ class Recipe(Section):
     lora: LoraConfig | None = None
     """Left out: all weights are trained."""
     training: TrainingConfig = TrainingConfig()
+    parallel: ParallelConfig = ParallelConfig()
     track: TrackConfig = TrackConfig()
     output: OutputSection = OutputSection()
 

@@ -26,7 +26,9 @@ from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import batch_logprobs, span_sums
 from hanlin.objectives.policy import AnswerScore, RlhfConfig, advantages
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.parallel import ALONE, World
 from hanlin.training.rewards import Answered, Judge
+from hanlin.training.shares import divide, together
 from hanlin.types import Batch
 
 NUM_SLOTS = 64  # answers that are generated at once
@@ -43,6 +45,19 @@ class Gathered:
     metrics: dict[str, float]
     generating: float
     alarm: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Explored:
+    """The answers to one prompt: what is learnt from them, and of each what every judge says (by judge), the reward,
+    the divergence from the starting model, and whether it was cut.
+    """
+
+    group: Group
+    parts: list[list[float]]
+    rewards: list[float]
+    divergences: list[float]
+    cut: list[bool]
 
 
 class Rollouts:
@@ -69,44 +84,68 @@ class Rollouts:
         self._seed = seed
         self._tokens_per_pass = tokens_per_pass
 
-    def gather(self, model: Transformer, prompts: Sequence[Prompt], step: int) -> Gathered:
-        """Groups of answers of the model as it is, with their advantages. `step` is counted from 0."""
+    def gather(self, model: Transformer, prompts: Sequence[Prompt], step: int, *, world: World = ALONE) -> Gathered:
+        """Groups of answers of the model as it is, with their advantages. `step` is counted from 0.
+
+        Several ranks divide the prompts, and all of them get all groups: an answer's seed knows nothing of ranks.
+        """
         began = time.perf_counter()
-        completions = self._complete(model, prompts, step, num_answers=self._config.answers)
+        places = divide(prompts, world.size)[world.rank]
+        here = [prompts[place] for place in places]
+        completions = self._complete(model, here, step, places, num_answers=self._config.answers)
         generating = time.perf_counter() - began
+        found = together(world, zip(places, self._explored(model, here, completions), strict=True))
+        metrics = _metrics(found)
+        means = (_mean([one.parts[number] for one in found]) for number in range(len(self._config.rewards)))
+        metrics |= {f"rewards/{name}/mean": mean for name, mean in zip(self._config.rewards, means, strict=True)}
+        groups = [one.group for one in found]
+        return Gathered(examples=groups, metrics=metrics, generating=generating, alarm=self._alarm(metrics))
+
+    def _explored(
+        self, model: Transformer, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+    ) -> "list[_Explored]":
+        """What is found out about the answers to each prompt."""
         parts, rewards = self._judge(prompts, completions)
         groups = [
             Group(prompt.ids, tuple(map(_answer_ids, done)), id=prompt.id)
             for prompt, done in zip(prompts, completions, strict=True)
         ]
         logprobs, started = self._logprobs(model, groups), self._start_logprobs(model, groups)
-        divergences = [
-            [here - there for here, there in zip(ours, theirs, strict=True)]
-            for ours, theirs in zip(logprobs, started, strict=True)
-        ]
+        found = []
         for number, group in enumerate(groups):
-            both = zip(rewards[number], divergences[number], strict=True)
+            divergences = [here - there for here, there in zip(logprobs[number], started[number], strict=True)]
+            both = zip(rewards[number], divergences, strict=True)
             better = advantages([reward - self._config.beta * divergence for reward, divergence in both])
-            groups[number] = replace(group, advantages=better, logprobs=tuple(logprobs[number]))
-        metrics = _metrics(rewards, divergences, completions, groups)
-        metrics |= {f"rewards/{name}/mean": _mean(part) for name, part in zip(self._config.rewards, parts, strict=True)}
-        return Gathered(examples=groups, metrics=metrics, generating=generating, alarm=self._alarm(metrics))
+            learnt = replace(group, advantages=better, logprobs=tuple(logprobs[number]))
+            cut = [done.finish_reason == "length" for done in completions[number]]
+            found.append(_Explored(learnt, [part[number] for part in parts], rewards[number], divergences, cut))
+        return found
 
-    def score(self, model: Transformer, prompts: Sequence[Prompt]) -> list[AnswerScore]:
+    def score(self, model: Transformer, prompts: Sequence[Prompt], *, world: World = ALONE) -> list[AnswerScore]:
         """One sampled answer to each held-out prompt, with the same seeds whenever it is asked."""
-        completions = self._complete(model, prompts, _HELD_OUT, num_answers=1)
-        _, rewards = self._judge(prompts, completions)
-        return [
+        places = divide(prompts, world.size)[world.rank]
+        here = [prompts[place] for place in places]
+        completions = self._complete(model, here, _HELD_OUT, places, num_answers=1)
+        _, rewards = self._judge(here, completions)
+        scores = [
             AnswerScore(reward, len(_answer_ids(done)), done.finish_reason == "stop")
             for [reward], [done] in zip(rewards, completions, strict=True)
         ]
+        return together(world, zip(places, scores, strict=True))
 
     def _complete(
-        self, model: Transformer, prompts: Sequence[Prompt], step: int, *, num_answers: int
+        self,
+        model: Transformer,
+        prompts: Sequence[Prompt],
+        step: int,
+        places: Sequence[int],
+        *,
+        num_answers: int,
     ) -> list[list[Completion]]:
+        """Answers to prompts that have these places in the step."""
         config = self._config
         requests = []
-        for place, prompt in enumerate(prompts):
+        for place, prompt in zip(places, prompts, strict=True):
             sampling = Sampling(
                 temperature=config.temperature,
                 top_p=1.0,
@@ -181,22 +220,16 @@ def _mean(rows: Sequence[Sequence[float]]) -> float:
     return fmean(value for row in rows for value in row)
 
 
-def _metrics(
-    rewards: Sequence[Sequence[float]],
-    divergences: Sequence[Sequence[float]],
-    completions: Sequence[Sequence[Completion]],
-    groups: Sequence[Group],
-) -> dict[str, float]:
+def _metrics(found: "Sequence[_Explored]") -> dict[str, float]:
     """Names and values of TRL's trainers; `objective/kl` is a mean over answers, `kl` over tokens, both in nats."""
-    lengths = [len(answer) for group in groups for answer in group.answers]
-    done = [one for group in completions for one in group]
+    lengths = [len(answer) for one in found for answer in one.group.answers]
     return {
-        "reward": _mean(rewards),
-        "reward_std": stdev(reward for group in rewards for reward in group),
-        "frac_reward_zero_std": fmean(len(set(group)) == 1 for group in rewards),
-        "objective/kl": _mean(divergences),
-        "kl": sum(map(sum, divergences)) / sum(lengths),
+        "reward": _mean([one.rewards for one in found]),
+        "reward_std": stdev(reward for one in found for reward in one.rewards),
+        "frac_reward_zero_std": fmean(len(set(one.rewards)) == 1 for one in found),
+        "objective/kl": _mean([one.divergences for one in found]),
+        "kl": sum(sum(one.divergences) for one in found) / sum(lengths),
         "completions/mean_length": fmean(lengths),
         "completions/max_length": float(max(lengths)),
-        "completions/clipped_ratio": fmean(one.finish_reason == "length" for one in done),
+        "completions/clipped_ratio": fmean(cut for one in found for cut in one.cut),
     }

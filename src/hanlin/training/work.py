@@ -13,14 +13,15 @@ from typing import Any, Protocol
 
 import torch
 
-from hanlin.data.budget import streams
 from hanlin.data.loader import Order
 from hanlin.errors import ConfigError
 from hanlin.models.transformer import Transformer
 from hanlin.training.checkpoint import Progress
 from hanlin.training.objective import Objective
+from hanlin.training.parallel import ALONE, World
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Gathered, Rollouts
+from hanlin.training.shares import num_streams, shared_streams
 from hanlin.types import Batch, Counts, Example
 
 
@@ -34,7 +35,9 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """All that the loop works on. `save` writes a checkpoint of the given progress and returns where."""
+    """All that the loop works on. `save` writes a checkpoint of the given progress and returns where. It may be whole
+    only later (training/saving.py): then the callable is told.
+    """
 
     model: Transformer
     optimizer: torch.optim.Optimizer
@@ -44,8 +47,9 @@ class Job:
     config: TrainingConfig
     num_steps: int
     order: Order
-    save: Callable[[Progress], Path]
+    save: Callable[[Progress, Callable[[Path], None]], Path]
     rollouts: Rollouts | None = None
+    world: World = ALONE
 
 
 def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfig, *, noun: str = "pairs") -> int:
@@ -66,11 +70,15 @@ def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfi
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One optimizer step, ready to compute: its examples, what they score, and their streams."""
+    """One optimizer step, ready to compute: its examples and what they score on all ranks, and the streams of this one.
+
+    The last `num_idle` of them are there for the other ranks' sake (training/shares.py): they must teach nothing.
+    """
 
     examples: Sequence[Example]
     counts: Counts
     batches: list[Batch]
+    num_idle: int = 0
     gathered: Gathered | None = None
     gathering: float = 0.0  # seconds
 
@@ -95,7 +103,7 @@ def gathered_in_time(job: Job, first: int) -> Generator[Work]:
     assert job.rollouts is not None
     for step in range(first, job.num_steps):
         began = time.perf_counter()
-        gathered = job.rollouts.gather(job.model, _examples(job, step), step)
+        gathered = job.rollouts.gather(job.model, _examples(job, step), step, world=job.world)
         work = _work(job, gathered.examples)
         yield replace(work, gathered=gathered, gathering=time.perf_counter() - began)
 
@@ -105,6 +113,8 @@ def _examples(job: Job, step: int) -> list[Any]:
 
 
 def _work(job: Job, examples: Sequence[Example]) -> Work:
-    packed = streams(examples, job.objective.pack, max_tokens=job.config.tokens_per_pass, pad=job.model.compiled)
+    budget = job.config.tokens_per_pass
+    packed = shared_streams(examples, job.objective.pack, job.world, max_tokens=budget, pad=job.model.compiled)
     batches = [batch.to(job.model.device) for _, batch in packed]
-    return Work(examples, job.objective.count(examples), batches)
+    own = num_streams(examples, job.world, max_tokens=budget)[job.world.rank]
+    return Work(examples, job.objective.count(examples), batches, len(batches) - own)

@@ -1,0 +1,118 @@
+"""Checkpoints of several ranks, written while training goes on.
+
+A save stops training for copies in memory alone: each rank copies its part of the state, and rank 0 the whole model.
+Then a thread of each rank writes; when everybody's files are there, rank 0 adds the model directory and renames, so
+that what has a visible name is whole (training/checkpoint.py). One save at a time: the next one waits for the last.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from hanlin.errors import CheckpointError, TrainingError
+from hanlin.models.transformer import Transformer
+from hanlin.training.checkpoint import (
+    Progress,
+    abandoned,
+    begin,
+    complete,
+    failure_reason,
+    forget,
+    place_of,
+    write_shards,
+)
+from hanlin.training.parallel import Twin, World
+
+
+class Saver:
+    """Saves one run of several ranks. Every method is called by all of them, in the same order.
+
+    `write_model` writes a model directory of the model that it is given; rank 0 is asked, with the `twin`.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        world: World,
+        model: Transformer,
+        optimizer: torch.optim.Optimizer,
+        *,
+        twin: Twin,
+        write_model: Callable[[Path, Transformer], None],
+        keep_last: int,
+    ) -> None:
+        self._run, self._world = run, world
+        self._model, self._optimizer, self._twin = model, optimizer, twin
+        self._write_model, self._keep_last = write_model, keep_last
+        group = dist.new_group(backend="gloo")  # of the background: it must not get between training's messages
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
+        plain = StagingOptions(
+            use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
+        )
+        self._stager = DefaultStager(plain)  # keeps its memory from save to save
+        self._thread: Thread | None = None
+        self._failure = ""
+
+    def save(self, progress: Progress, on_saved: Callable[[Path], None]) -> Path:
+        """Copy the state and begin to write; `on_saved` is told, by rank 0's thread, when the checkpoint is whole.
+
+        Raises TrainingError where the save before could not be written.
+        """
+        self.settle()
+        partial = self._world.agree(self._begun(progress))
+        future = write_shards(
+            partial, self._model, self._optimizer, self._world, stager=self._stager, group=self._group
+        )
+        whole = self._twin.fill(self._model)
+        self._thread = Thread(target=self._finish, args=(progress, partial, future, whole, on_saved))
+        self._thread.start()
+        return place_of(self._run, progress)
+
+    def _begun(self, progress: Progress) -> Path:
+        if not self._world.speaks:
+            return Path()
+        try:
+            return begin(self._run, progress)
+        except OSError as error:
+            raise abandoned(self._run, progress, failure_reason(error)) from None
+
+    def settle(self) -> None:
+        """Wait for what is being written. Raises TrainingError, on every rank, where it cannot be."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failures = [failure for failure in self._world.gather(self._failure) if failure]
+        if failures:
+            raise TrainingError(failures[0])
+
+    def _finish(
+        self,
+        progress: Progress,
+        partial: Path,
+        written: "Future[object]",
+        whole: Transformer | None,
+        on_saved: Callable[[Path], None],
+    ) -> None:
+        """In the background: once all parts are on the disk, rank 0 makes a checkpoint of them."""
+        try:
+            written.result()
+            if whole is not None:
+                self._write_model(partial, whole)
+                complete(self._run, progress)
+                forget(self._run, keep_last=self._keep_last)
+                on_saved(place_of(self._run, progress))
+        except (OSError, CheckpointError) as error:
+            self._failure = str(abandoned(self._run, progress, failure_reason(error)))
+        except CheckpointException as error:
+            reasons = [failure for failure, _ in error.failures.values()]
+            reason = failure_reason(reasons[0]) if isinstance(reasons[0], OSError) else str(reasons[0])
+            self._failure = str(abandoned(self._run, progress, reason))
+        except BaseException as error:  # a thread's error would be lost
+            self._failure = f"the checkpoint of step {progress.step} could not be written: {error!r}"

@@ -1,0 +1,63 @@
+"""Runs of several gloo processes, one thread each, forked from a server that has imported everything."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["hanlin.api", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"])
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _rank(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    import torch
+
+    import hanlin
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    try:
+        hanlin.train(recipe, overrides=overrides, resume=resume)
+    except BaseException as error:
+        (Path(recipe).parent / f"error-{number}.txt").write_text(f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        raise
+
+
+def start_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) -> list[Any]:
+    """The processes of one run."""
+    port = free_port()
+    started = [
+        SERVER.Process(target=_rank, args=(number, size, port, recipe, overrides, resume)) for number in range(size)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def join_ranks(processes: list[Any], *, seconds: float = 240) -> list[int | None]:
+    """Exit codes; what hangs is killed and is None."""
+    codes: list[int | None] = []
+    for process in processes:
+        process.join(seconds)
+        codes.append(process.exitcode)
+        if process.exitcode is None:
+            process.kill()
+    return codes
+
+
+def train_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) -> None:
+    """Run a recipe on several ranks to its end."""
+    codes = join_ranks(start_ranks(recipe, size, *overrides, resume=resume))
+    assert codes == [0] * size, codes
