@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -230,18 +230,15 @@ def write_shards(
     tensors = {f"{_OF_WEIGHTS}{name}": parameter.data for name, parameter in parameters.items()}
     tensors |= {f"{_OF_MOMENTS}{name}": tensor for name, tensor in remembered.items()}
     writer = FileSystemWriter(partial / _STATE / _SHARDS, thread_count=1)
-    future = async_save(
-        _own(tensors, world, parameters.values()), storage_writer=writer, process_group=group, async_stager=stager
-    )
+    future = async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
     assert isinstance(future, Future)
     return future
 
 
-def _own(tensors: dict[str, Tensor], world: World, weights: Iterable[Tensor]) -> dict[str, Tensor]:
+def _own(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     """What this rank writes: parts of all sharded tensors, and its share of the whole ones."""
     names = sorted((name for name in tensors if not is_sharded(tensors[name])), key=lambda name: -tensors[name].nbytes)
     loads = [0] * world.size
-    loads[0] = sum(parameter.nbytes for parameter in weights)  # rank 0 copies the whole model too
     given: list[list[str]] = [[] for _ in loads]
     for name in names:
         rank = loads.index(min(loads))
