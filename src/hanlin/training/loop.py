@@ -24,11 +24,12 @@ from hanlin.errors import TrainingError
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.training.allocator import release_memory
+from hanlin.training.backward import update_in_backward
 from hanlin.training.checkpoint import Progress
 from hanlin.training.objective import Objective
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Rollouts
-from hanlin.training.schedule import learning_rate_factor
+from hanlin.training.schedule import set_learning_rate
 from hanlin.training.work import Job, Observer, Work, gathered_in_time, packed_ahead
 
 
@@ -117,6 +118,8 @@ def _update(job: Job, progress: Progress, work: Work) -> dict[str, float]:
     Nothing waits for the device but one transfer: all numbers of the update, before it.
     """
     config, model = job.config, job.model
+    if config.step_in_backward and len(work.batches) == 1:
+        return update_in_backward(job, progress, work)
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
     for batch in work.batches:
@@ -125,25 +128,21 @@ def _update(job: Job, progress: Progress, work: Work) -> dict[str, float]:
         losses.append(loss.total.detach())
         for name, value in loss.terms.items():
             sums[name] = sums[name] + value if name in sums else value
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf)
     numbers = torch.stack([norm, *losses, *sums.values()]).tolist()
     grad_norm, values, terms = numbers[0], numbers[1 : 1 + len(losses)], numbers[1 + len(losses) :]
     names = [batch.ids_P for batch in work.batches]
     _check_finite(progress.step + 1, values, names, grad_norm, noun=job.objective.noun)
-    factor = learning_rate_factor(
-        progress.step, num_steps=job.num_steps, warmup=config.warmup, schedule=config.schedule
-    )
-    for group in job.optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor
+    rate = set_learning_rate(job.optimizer, config, progress.step, num_steps=job.num_steps)
     job.optimizer.step()
     if model.scratch is not None:
         model.scratch.renew()
-    job.optimizer.zero_grad(set_to_none=False)
+    job.optimizer.zero_grad(set_to_none=config.step_in_backward)
     return {
         "loss": sum(values),
         **dict(zip(sums, terms, strict=True)),
         "grad_norm": grad_norm,
-        "learning_rate": config.learning_rate * factor,
+        "learning_rate": rate,
     }
 
 

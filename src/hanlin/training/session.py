@@ -20,7 +20,6 @@ from hanlin.data.prepare import PreparedData
 from hanlin.errors import CheckpointError, ConfigError, TemplateError, TrainingError
 from hanlin.models.adapters import save_adapter, text_place
 from hanlin.models.fetch import cache_directory, resolve
-from hanlin.models.lora import add_lora
 from hanlin.models.transformer import Transformer
 from hanlin.models.untrained import initialise_rows, untrained_in
 from hanlin.models.weights import load_model, pick_device, save_model, write_generation_config
@@ -39,10 +38,11 @@ from hanlin.training.checkpoint import (
     save_checkpoint,
 )
 from hanlin.training.fit import measure_fit
+from hanlin.training.learning import check_runs_here, place_to_load, settle_learning
 from hanlin.training.loop import evaluate, run
 from hanlin.training.metrics import Diary, MetricsLog, Samples, plot_metrics
 from hanlin.training.objective import Objective, objective_of
-from hanlin.training.optim import STATE_BYTES, check_optimizer, make_optimizer
+from hanlin.training.optim import STATE_BYTES, make_optimizer
 from hanlin.training.recipe import ChatSection, Recipe
 from hanlin.training.rollout import Rollouts
 from hanlin.training.runs import running
@@ -135,7 +135,7 @@ class Session:
             _same_recipe(directory / RECIPE, recipe)
         _refuse_overwriting(directory, [] if resume else found)
         _create(directory)
-        check_optimizer(recipe.training.optimizer, pick_device(recipe.training.device))
+        check_runs_here(recipe, pick_device(recipe.training.device))
         settle_memory()
         self.model = load_training_model(material, on_note=on_note)
         self.optimizer = make_optimizer(self.model, recipe.training)
@@ -290,12 +290,12 @@ def load_training_model(material: Material, *, on_note: Callable[[str], None]) -
     compute dtype.
     """
     section, device = material.recipe.model, pick_device(material.recipe.training.device)
-    model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
+    place = place_to_load(material.recipe, device)
+    model = load_model(material.source, dtype=section.dtype, device=place, on_note=on_note)
     check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
     settle_rows(model, material, on_note=on_note)
-    if material.recipe.lora is not None:
-        add_lora(model, material.recipe.lora, seed=material.recipe.training.seed)
+    settle_learning(model, material.recipe, device)
     if material.objective.adopt is not None:
         material.objective.adopt(model, material.recipe.training.seed)
     return model
