@@ -226,7 +226,7 @@ LOAD = Workload(tokens=4096, predictions=3000, longest=2048, passes=12)
 
 
 def llama_recipe(**sections: dict[str, Any]) -> Recipe:
-    tree: dict[str, Any] = {"model": {"path": "x"}, "data": {"train": ["x"]}}
+    tree: dict[str, Any] = {"model": {"path": "x"}, "data": {"train": ("x",)}}
     return Recipe.model_validate(tree | sections)
 
 
@@ -293,4 +293,11 @@ def test_a_run_on_cuda_is_planned_on_a_machine_without(tmp_path: Path, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     plan = make_plan(material(tmp_path, training={"device": "cuda", "optimizer": "paged_adamw_32bit"}))
     assert plan.seconds is None
-    assert "this machine has no cuda to measure the time on" in list(plan.lines())[1]
+    lines = list(plan.lines())
+    assert "this machine has no cuda to measure the time on" in lines[1]
+    assert lines[-1].startswith("cannot run on this machine: training.")
+
+
+def test_what_would_be_refused_is_said_at_the_end_of_the_plan(tmp_path: Path):
+    lines = list(make_plan(material(tmp_path, training={"optimizer": "adamw_8bit"})).lines())
+    assert lines[-1].startswith('cannot run on this machine: training.optimizer = "adamw_8bit"')

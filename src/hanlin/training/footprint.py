@@ -6,14 +6,16 @@ sampled, weights that are read or written. Two numbers are not counted but measu
 blocks that a pass keeps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 from typing import Literal
 
 import torch
 
 from hanlin.models.config import ModelConfig
-from hanlin.models.lora import target_shapes
+from hanlin.models.lora import TARGETS, Target
 from hanlin.models.nf4 import BYTES_PER_NUMBER
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import SLAB_WORDS
@@ -111,35 +113,42 @@ class Footprint:
 
 def count_sizes(config: ModelConfig, recipe: Recipe) -> Sizes:
     """Count a model's numbers; takes no memory."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    lora, frozen = recipe.lora, recipe.training.frozen_layers
-    shapes = [] if lora is None else target_shapes(config, lora)
-    is_reward = recipe.objective.kind == "reward"
-    numbers = {name: one.numel() for name, one in model.named_parameters()}
+    lora, frozen, is_reward = recipe.lora, recipe.training.frozen_layers, recipe.objective.kind == "reward"
+    shapes = dict(_shapes(config))
     if is_reward:  # the head goes; one row comes
-        numbers.pop("unembed.weight", None)
-    blocks = {name: number for name, number in numbers.items() if name.startswith("blocks.")}
-    maps = sum(number for name, number in blocks.items() if model.get_parameter(name).ndim > 1)
+        shapes.pop("unembed.weight", None)
+    numbers = {name: prod(shape) for name, shape in shapes.items()}
+    maps = {name: numbers[name] for name, shape in shapes.items() if name.startswith("blocks.") and len(shape) > 1}
     embedding, head = numbers["embed.weight"], numbers.get("unembed.weight", 0)
-    still = {name for name in blocks if int(name.split(".")[1]) < frozen} | ({"embed.weight"} if frozen else set())
-    adapters = 0 if lora is None else lora.rank * sum(map(sum, shapes))
-    trained = adapters if lora else sum(number for name, number in numbers.items() if name not in still)
+    still = {name for name in numbers if name.startswith("blocks.") and int(name.split(".")[1]) < frozen}
+    still |= {"embed.weight"} if frozen else set()
+    targets: Iterable[Target] = () if lora is None else TARGETS if lora.targets == "all-linear" else lora.targets
+    places = tuple(f"{TARGETS[target]}.weight" for target in targets)
+    adapted = [shapes[name] for name in maps if name.endswith(places)]
+    adapters = 0 if lora is None else lora.rank * sum(map(sum, adapted))
+    learning = sum(number for name, number in numbers.items() if name not in still) if lora is None else adapters
     largest = max(numbers, key=numbers.__getitem__)
     return Sizes(
-        maps=maps,
-        vectors=sum(numbers.values()) - maps - embedding - head,
+        maps=sum(maps.values()),
+        vectors=sum(numbers.values()) - sum(maps.values()) - embedding - head,
         embedding=embedding,
         head=head,
         adapters=adapters,
-        adapted=sum(rows * columns for rows, columns in shapes),
-        trained=trained + (config.width if is_reward else 0),
+        adapted=sum(map(prod, adapted)),
+        trained=learning + (config.width if is_reward else 0),
         largest=(largest, numbers[largest]),
-        largest_map=max(number for name, number in blocks.items() if model.get_parameter(name).ndim > 1),
+        largest_map=max(maps.values()),
         has_head=not is_reward,
         trains_head=lora is None and not is_reward and (head > 0 or not frozen),
-        num_adapters=len(shapes),
+        num_adapters=len(adapted),
     )
+
+
+@cache
+def _shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of a language model's parameters, by name."""
+    with torch.device("meta"):
+        return {name: tuple(one.shape) for name, one in Transformer(config).named_parameters()}
 
 
 def footprint(

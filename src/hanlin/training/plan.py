@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.devices import pick_device
 from hanlin.models.families import config_from_hf
@@ -19,8 +20,9 @@ from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
 from hanlin.training.fit import USABLE, activation_bytes_per_token, free_memory
 from hanlin.training.footprint import Footprint, count_sizes, footprint
-from hanlin.training.learning import check_layers
+from hanlin.training.learning import check_layers, check_runs_here
 from hanlin.training.optim import UPDATE_BYTES
+from hanlin.training.recipe import Recipe
 from hanlin.training.remedies import verdicts
 from hanlin.training.session import Material
 from hanlin.training.speed import Speed, measure_speed
@@ -49,6 +51,7 @@ class Plan:
     cards: tuple[str, ...]
     device: str
     ranks: int
+    obstacle: str
 
     @property
     def seconds(self) -> float | None:
@@ -71,6 +74,8 @@ class Plan:
         yield self._time()
         yield from self._memory()
         yield from self.cards
+        if self.obstacle:
+            yield f"cannot run on this machine: {self.obstacle}"
 
     def _time(self) -> str:
         if self.speed is None or self.seconds is None:
@@ -126,7 +131,17 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
         ranks=ranks,
+        obstacle=_obstacle(recipe, device),
     )
+
+
+def _obstacle(recipe: Recipe, device: torch.device | None) -> str:
+    """Why the recipe cannot be run here, or ""."""
+    try:
+        check_runs_here(recipe, device or torch.device("cuda"))
+    except ConfigError as error:
+        return str(error).splitlines()[0]
+    return "" if device else f'training.device = "{recipe.training.device}" is not there'
 
 
 def read_config(source: Path) -> ModelConfig:

@@ -22,7 +22,7 @@ from hanlin.models.adapters import save_adapter, text_place
 from hanlin.models.fetch import cache_directory, resolve
 from hanlin.models.transformer import Transformer
 from hanlin.models.untrained import initialise_rows, untrained_in
-from hanlin.models.weights import load_model, pick_device, save_model, write_generation_config
+from hanlin.models.weights import count_parameters, load_model, pick_device, save_model, write_generation_config
 from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
 from hanlin.text.encode import check_vocabulary, control_ids, stop_ids
@@ -369,9 +369,8 @@ def _create(directory: Path) -> None:
 def _note_lack_of_space(directory: Path, recipe: Recipe, model: Transformer, on_note: Callable[[str], None]) -> None:
     """The last step has no checkpoint: what a disk that fills at the end would cost is said before the first."""
     training, size = recipe.training, 4 if recipe.output.save_dtype == "float32" else 2
-    finished, state = 0, 0.0
+    finished, state = size * count_parameters(model.config), 0.0  # four bits are unpacked, adapters merged
     for parameter in model.parameters():
-        finished += size * parameter.numel()
         if parameter.requires_grad:
             state += parameter.numel() * (parameter.itemsize + STATE_BYTES[training.optimizer])
     copies = training.keep_last + 1 if training.save_every else 0  # the newest is written before the oldest goes

@@ -101,10 +101,12 @@ def read_work(material: Material, config: ModelConfig) -> Work:
     still = recipe.training.frozen_layers / config.num_layers
     layers = (2 if lora else 3) * (1 - still) + still
     heads_products = 2 if lora or (still and config.tied_head) else 3
-    products = 2.0 * (layers * body * stream + heads_products * head * scored)
+    # Answers go through the model and the one that it started from before they are learnt from, perhaps several times.
+    before, times = (2, objective.updates) if isinstance(recipe.objective, RlhfConfig) else (0, 1)
+    products = 2.0 * ((times * layers + before) * body * stream + (times * heads_products + before) * head * scored)
     return Work(
         examples=len(chosen),
         stream_tokens=stream,
         logical_tokens=sum(example.num_logical_tokens for example in chosen),
-        flops=products + 3 * (2.0 * adapters * stream + 4.0 * heads * quadratic),
+        flops=products + times * 3 * (2.0 * adapters * stream + 4.0 * heads * quadratic),
     )
