@@ -61,7 +61,7 @@ MATRIX = (
         dtype=("bfloat16",),
         optimizer=_BITSANDBYTES,
         device=("cuda",),
-        needs="bitsandbytes; it rounds to the nearest value, so small steps are lost (a warning says which)",
+        needs="bitsandbytes; small steps are rounded away (a warning says which)",
     ),
     Combination(methods=("LoRA",), dtype=_COMPUTE, optimizer=("adamw",), device=_ANYWHERE),
     Combination(methods=("LoRA",), dtype=_COMPUTE, optimizer=_BITSANDBYTES, device=("cuda",), needs="bitsandbytes"),
