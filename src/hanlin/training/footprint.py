@@ -24,7 +24,7 @@ from hanlin.training.optim import STATE_BYTES
 from hanlin.training.recipe import Recipe
 from hanlin.training.workload import Workload
 
-PROCESS = {"cpu": 0.5e9, "cuda": 0.6e9}  # bytes; of CUDA's context and kernels a guess
+PROCESS = {"cpu": 0.6e9, "cuda": 0.6e9}  # bytes; of CUDA's context and kernels a guess
 HOLES = {"cpu": 0.4, "cuda": 0.1}  # of the bytes that a pass keeps; CUDA's a guess
 BYTES_PER_ID = 36  # of a token in a list of Python, where examples are kept in memory
 

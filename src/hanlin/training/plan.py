@@ -44,6 +44,7 @@ class Plan:
     logical_tokens: int
     num_parameters: int
     num_trained: int
+    adapts: bool
     flops: float
     traffic: float
     speed: Speed | None
@@ -70,7 +71,8 @@ class Plan:
         yield f"{self.num_steps} steps, {self.epochs:.2f} epochs, {self.stream_tokens:,} stream tokens{shared}"
         if self.num_trained != self.num_parameters:
             share = self.num_trained / self.num_parameters
-            yield f"trains {self.num_trained:,} numbers; the model has {self.num_parameters:,} ({share:.2%})"
+            what = "numbers of LoRA adapters beside" if self.adapts else "of"
+            yield f"trains {self.num_trained:,} {what} {self.num_parameters:,} numbers ({share:.2%})"
         yield self._time()
         yield from self._memory()
         yield from self.cards
@@ -124,6 +126,7 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         logical_tokens=work.logical_tokens,
         num_parameters=count_parameters(config),
         num_trained=count_sizes(config, recipe).trained,
+        adapts=recipe.lora is not None,
         flops=work.flops + again,
         traffic=_TOUCHES * kept * work.stream_tokens + UPDATE_BYTES[recipe.training.optimizer] * updated,
         speed=measure_speed(device, compute, config) if device else None,
