@@ -84,6 +84,12 @@ def write_recipe(sections: Changes, path: Path) -> None:
     path.write_text("\n".join(parts), encoding="utf-8")
 
 
+def _some(pairs: str, path: Path) -> Path:
+    """A file with the first pairs of another."""
+    path.write_text(json.dumps(json.loads(Path(pairs).read_text(encoding="utf-8"))[:24]), encoding="utf-8")
+    return path
+
+
 def measure(name: str, workspace: Path, *, steps: int = 3) -> dict[str, Any]:
     """Plan and run of one setting. Raises BenchmarkError where the model or the data is missing, or the run fails."""
     for needed in (MODEL, DATA):
@@ -92,6 +98,8 @@ def measure(name: str, workspace: Path, *, steps: int = 3) -> dict[str, Any]:
     recipe = workspace / f"{list(SETTINGS).index(name)}.toml"
     sections = {section: dict(values) for section, values in SETTINGS[name].items()}
     sections["training"]["steps"] = steps
+    if sections["objective"]["kind"] == "dpo":  # its reference is computed for all pairs
+        sections["data"]["train"] = [str(_some(PAIRS[1], workspace / "some.json"))]
     write_recipe(sections, recipe)
     settings = {"recipe": str(recipe), "directory": str(workspace / f"run-{recipe.stem}")}
     return run_worker(WORKERS / "plan_hanlin.py", settings, workspace=workspace)
