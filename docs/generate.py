@@ -45,6 +45,7 @@ from hanlin.training.loop import run
 from hanlin.training.objective import objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
+from hanlin.training.supported import CONDITIONS, HEADER, MATRIX, cells
 from hanlin.training.work import Job
 from hanlin.types import Batch, EncodedPair, Message, Preference
 
@@ -265,6 +266,15 @@ def update() -> str:
     return "\n".join(lines)
 
 
+def supported() -> str:
+    """The table that recipes are checked with, a paragraph a method and the demands on single settings."""
+    methods = dict.fromkeys(method for line in MATRIX for method in line.methods)
+    rows = [(method, *cells(line)) for method in methods for line in MATRIX if method in line.methods]
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (HEADER, *rows)]
+    return "\n".join([*map(str.rstrip, lines), "", *(f"{one.setting} {one.demand}" for one in CONDITIONS)])
+
+
 STATIONS: dict[str, tuple[str, Callable[[], str]]] = {  # language of the code block, and what prints it
     "row": ("json", row),
     "preference": ("python", preference),
@@ -275,6 +285,7 @@ STATIONS: dict[str, tuple[str, Callable[[], str]]] = {  # language of the code b
     "hidden": ("text", hidden),
     "loss": ("text", loss),
     "update": ("text", update),
+    "supported": ("text", supported),
 }
 
 

@@ -27,7 +27,7 @@ def test_a_dry_run_plans_it(command, tmp_path: Path, name: str):
     answer = command("train", recipe_of(tmp_path, name), "--dry-run")
     assert answer.status == 0, answer.err
     assert "6 steps, " in answer.out
-    assert "about 0.0 GB" in answer.out
+    assert "about 0.6 GB: process 0.60" in answer.out
 
 
 def test_an_empty_answer_or_a_lone_question_stops_or_is_skipped(command, tmp_path: Path):

@@ -190,9 +190,9 @@ def test_a_plan_counts_what_learns(tmp_path: Path):
     plan = make_plan(opened)
     assert plan.num_trained == sum(parameter.numel() for parameter in lora_parameters(model))
     assert plan.num_parameters == sum(parameter.numel() for parameter in frozen)
-    assert plan.weight_bytes == sum(one.numel() * one.itemsize for one in model.parameters())
-    assert plan.gradient_bytes == 4 * plan.num_trained
-    assert plan.optimizer_bytes == 8 * plan.num_trained
+    assert plan.memory.weights == sum(one.numel() * one.itemsize for one in model.parameters())
+    assert plan.memory.gradients == 4 * plan.num_trained
+    assert plan.memory.states == 8 * plan.num_trained
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]], ids=str)

@@ -1,23 +1,33 @@
 """What a dry run promises, against what the run then does."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hanlin.config import load_recipe
+from hanlin.data.budget import streams
 from hanlin.data.pack import pack_pairs
 from hanlin.errors import ConfigError
+from hanlin.models.memory import Scratch
+from hanlin.models.nf4 import packed_matrices
 from hanlin.models.weights import save_model
 from hanlin.objectives.orpo import batch_logprobs
-from hanlin.training.plan import make_plan, matmul_rate
+from hanlin.training.footprint import count_sizes, footprint
+from hanlin.training.optim import make_optimizer
+from hanlin.training.plan import make_plan
 from hanlin.training.recipe import Recipe
+from hanlin.training.remedies import changes, verdicts
 from hanlin.training.session import Material, load_training_model, open_material
-from tiny import tiny_model
-from tiny_run import rows, write_recipe, write_rows
+from hanlin.training.speed import measure_speed
+from hanlin.training.workload import Workload, read_workload
+from tiny import CONFIGS, tiny_model
+from tiny_run import rows, write_model, write_recipe, write_rows
 
 
 def note(message: str) -> None:
@@ -39,8 +49,9 @@ def test_a_plan_counts_what_the_run_will_see(tmp_path: Path):
     assert plan.logical_tokens == sum(pair.num_logical_tokens for pair in seen)
     model = load_training_model(opened, on_note=note)
     assert plan.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert plan.weight_bytes == 4 * plan.num_parameters
-    assert plan.optimizer_bytes == 8 * plan.num_parameters
+    assert plan.memory.weights == plan.memory.gradients == 4 * plan.num_parameters
+    assert plan.memory.states == 8 * plan.num_parameters
+    assert plan.memory.copies == 0
 
 
 def test_its_arithmetic_is_the_passes_arithmetic(tmp_path: Path):
@@ -101,13 +112,192 @@ def test_a_tokenizer_of_another_model_is_found_before_the_weights_are_read(tmp_p
 
 def test_the_plan_in_words(tmp_path: Path):
     write_rows(tmp_path / "pairs.jsonl", [row | {"prompt": row["prompt"] * 9} for row in rows(14)])
-    steps, duration, memory = make_plan(material(tmp_path)).lines()
+    steps, duration, memory, largest, *cards = make_plan(material(tmp_path)).lines()
     assert steps.startswith("6 steps, 2.18 epochs, ")
     assert "sharing saves" in steps
-    assert re.match(r"about \d+ s on cpu: ", duration)
-    assert memory.startswith("about 0.0 GB: weights 0.0, gradients 0.0, ")
+    assert re.match(r"about \d+ s on cpu, [\d.e-]+ s a step: ", duration)
+    assert memory.startswith("about 0.6 GB: process 0.60, ")
+    assert largest.startswith("largest single tensor: embed.weight, 0.00 GB")
+    assert [card.split(":")[0] for card in cards] == ["16 GB", "24 GB", "48 GB", "80 GB", "141 GB"]
+    assert all("fits, 0.6 GB" in card for card in cards)
 
 
 def test_the_machine_is_measured():
-    rate = matmul_rate(torch.device("cpu"), torch.float32, seconds=0.01)
-    assert 1e8 < rate < 1e16
+    speed = measure_speed(torch.device("cpu"), torch.float32, CONFIGS["llama"], seconds=0.02)
+    assert 1e7 < speed.products < 1e16
+    assert 1e7 < speed.bandwidth < 1e14
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+METHODS: dict[str, dict[str, dict[str, Any]]] = {
+    "full": {},
+    "bf16": {"model": {"dtype": "bfloat16"}, "training": {"optimizer": "adamw_bf16"}},
+    "frozen": {"training": {"frozen_layers": 2}},
+    "lora": {"lora": {"rank": 3}},
+    "lora on some": {"lora": {"rank": 3, "targets": ["q_proj"]}, "model": {"dtype": "bfloat16"}},
+    "qlora": {"lora": {"rank": 3}, "model": {"quantization": "nf4"}},
+    "qlora on some": {"lora": {"rank": 3, "targets": ["v_proj"]}, "model": {"quantization": "nf4"}},
+    "reward": {"objective": {"kind": "reward"}},
+}
+
+
+@pytest.mark.parametrize("family", ["smollm2", "llama"])
+@pytest.mark.parametrize("changes", METHODS.values(), ids=METHODS)
+def test_what_a_model_holds_is_counted(tmp_path: Path, changes: dict[str, dict[str, Any]], family: str):
+    """Weights, gradients and states of the loaded model, for tied and untied heads."""
+    if changes.get("model", {}).get("quantization"):
+        pytest.importorskip("bitsandbytes")
+    write_model(tmp_path / "model", family=family)
+    opened = material(tmp_path, **changes)
+    plan = make_plan(opened)
+    model = load_training_model(opened, on_note=note)
+    held = sum(one.nbytes for one in model.parameters()) + sum(x.num_bytes for x in packed_matrices(model).values())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert plan.memory.weights == pytest.approx(held, rel=0.03)  # four bits of tiny matrices end in part of a block
+    assert plan.num_trained == sum(parameter.numel() for parameter in trained)
+    assert plan.memory.gradients == pytest.approx(sum(parameter.nbytes for parameter in trained), rel=0.01)
+    optimizer = make_optimizer(model, opened.recipe.training)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor) and v.ndim]
+    assert plan.memory.states == pytest.approx(sum(state.nbytes for state in states), rel=0.01)
+
+
+@pytest.mark.parametrize(("dtype", "compute"), [("float32", "bfloat16"), ("float32", "float32"), ("bfloat16", "auto")])
+@pytest.mark.parametrize("family", ["smollm2", "llama"])
+def test_copies_in_the_compute_dtype_are_those_that_a_step_makes(tmp_path: Path, family: str, dtype: str, compute: str):
+    write_model(tmp_path / "model", family=family)
+    optimizer = "adamw" if dtype == "float32" else "adamw_bf16"
+    opened = material(tmp_path, model={"dtype": dtype, "compute": compute}, training={"optimizer": optimizer})
+    model = load_training_model(opened, on_note=note)
+    made: dict[int, int] = {}
+
+    class Noting(Scratch):
+        def cast(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+            copy = super().cast(weight, dtype)
+            if copy.data_ptr() != weight.data_ptr():
+                made[id(weight)] = copy.nbytes
+            return copy
+
+    model.lend(Noting())
+    batch_logprobs(model, pack_pairs(opened.data.train[:3])).sum().backward()
+    assert make_plan(opened).memory.copies == sum(made.values())
+
+
+def test_the_largest_pass_is_the_one_that_will_be_packed(tmp_path: Path):
+    opened = material(tmp_path, training={"tokens_per_pass": 60, "batch_pairs": 5})
+    load = read_workload(opened, "cpu")
+    seen, number = [], []
+    for step in range(6):
+        chosen = [opened.data.train[index] for index in opened.order.step(step)]
+        batches = [batch for _, batch in streams(chosen, pack_pairs, max_tokens=60)]
+        seen += [(batch.num_tokens, len(torch.unique(batch.predictor_N))) for batch in batches]
+        number.append(len(batches))
+    assert load.tokens == max(tokens for tokens, _ in seen)
+    assert load.predictions == pytest.approx(max(predictions for _, predictions in seen), abs=8)
+    assert load.passes == max(number)
+    assert load.longest == max(pair.num_tokens for pair in opened.data.train)
+
+
+def test_several_devices_divide_what_is_divided(tmp_path: Path):
+    one, four = (make_plan(material(tmp_path), ranks=ranks).memory for ranks in (1, 4))
+    assert (four.weights, four.gradients, four.states) == (one.weights / 4, one.gradients / 4, one.states / 4)
+    assert four.activations == one.activations
+
+
+def test_sampling_answers_is_counted(tmp_path: Path):
+    objective = {"kind": "rlhf", "rewards": ["chinese"], "answers": 2, "max_tokens": 8}
+    full = make_plan(material(tmp_path, objective=objective)).memory
+    assert full.reference > 0.9 * full.weights
+    assert full.answering > 0
+    adapted = make_plan(material(tmp_path, objective=objective, lora={"rank": 2})).memory
+    assert adapted.reference == 0  # the adapters are switched off instead
+
+
+# Cards ---------------------------------------------------------------------------------------------------------------
+
+LLAMA = replace(
+    CONFIGS["llama"], vocab_size=128256, num_layers=32, width=4096, ffn_width=14336, num_heads=32, num_kv_heads=8,
+    head_dim=128, windows=(None,) * 32,
+)  # fmt: skip
+LOAD = Workload(tokens=4096, predictions=3000, longest=2048, passes=12)
+
+
+def llama_recipe(**sections: dict[str, Any]) -> Recipe:
+    tree: dict[str, Any] = {"model": {"path": "x"}, "data": {"train": ("x",)}}
+    return Recipe.model_validate(tree | sections)
+
+
+def test_the_counts_of_a_known_model():
+    sizes = count_sizes(LLAMA, llama_recipe())
+    assert sizes.parameters == 8_030_261_248  # the model card's "8B", by its config
+    assert sizes.largest == ("embed.weight", 128256 * 4096)
+
+
+def test_an_8b_model_fits_where_people_fit_it():
+    """LoRA needs 16 GB for the weights alone; QLoRA fits 24 GB; all weights in fp32 fit no single card."""
+    lora = {"lora": {"rank": 16}, "model": {"path": "x", "dtype": "bfloat16"}}
+    packed = {"lora": {"rank": 16}, "model": {"path": "x", "dtype": "bfloat16", "quantization": "nf4"}}
+    full = list(verdicts(LLAMA, llama_recipe(), LOAD, device="cuda"))
+    adapted = list(verdicts(LLAMA, llama_recipe(**lora), LOAD, device="cuda"))
+    quantized = list(verdicts(LLAMA, llama_recipe(**packed), LOAD, device="cuda"))
+    assert all("does not fit" in line for line in full)
+    assert "would with --set lora.rank=16" in full[2]  # 48 GB
+    assert "does not fit" in adapted[0]
+    assert "model.quantization=nf4" in adapted[0]
+    assert all(": fits" in line for line in adapted[2:])
+    assert all(": fits" in line for line in quantized[1:])
+
+
+def test_what_fits_a_card_fits_a_larger_one_and_never_takes_more_than_it_has():
+    for recipe in (llama_recipe(), llama_recipe(lora={"rank": 8}, model={"path": "x", "dtype": "bfloat16"})):
+        fits = [": fits" in line for line in verdicts(LLAMA, recipe, LOAD, device="cuda")]
+        assert fits == sorted(fits)
+    for card in (16, 24, 48, 80, 141):
+        for change in changes(llama_recipe(), LOAD, device="cuda"):
+            found = footprint(LLAMA, change.recipe, change.load, device="cuda", capacity=0.9e9 * card)
+            larger = footprint(LLAMA, change.recipe, change.load, device="cuda", capacity=1.8e9 * card)
+            assert found.peak <= larger.peak
+
+
+def test_changes_come_with_the_least_harm_first_and_are_valid_recipes():
+    words = [change.words for change in changes(llama_recipe(), LOAD, device="cuda")]
+    order = ["tokens_per_pass", "model.dtype=bfloat16 --set training.optimizer=adamw_bf16", "paged_adamw_8bit",
+        "lora.rank=16", "quantization=nf4", "data.max_length", "2 such devices"]  # fmt: skip
+    places = [next(place for place, word in enumerate(words) if part in word) for part in order]
+    assert places == sorted(places)
+    on_cpu = [change.words for change in changes(llama_recipe(), LOAD, device="cpu")]
+    assert not any("8bit" in word or "devices" in word for word in on_cpu)
+
+
+def test_settings_that_were_made_by_hand_are_given_back_first():
+    recipe = llama_recipe(training={"recomputed_layers": 0, "head": "fast"})
+    words = [change.words for change in changes(recipe, LOAD, device="cuda")]
+    assert "--set training.recomputed_layers=auto" in words
+    assert "--set training.head=auto" in words
+
+
+# Without weights, without the device ---------------------------------------------------------------------------------
+
+
+def test_a_config_and_a_tokenizer_are_enough(tmp_path: Path):
+    whole = make_plan(material(tmp_path))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    alone = make_plan(material(tmp_path))
+    assert (alone.memory, alone.flops) == (whole.memory, whole.flops)
+
+
+def test_a_run_on_cuda_is_planned_on_a_machine_without(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plan = make_plan(material(tmp_path, training={"device": "cuda", "optimizer": "paged_adamw_32bit"}))
+    assert plan.seconds is None
+    lines = list(plan.lines())
+    assert "this machine has no cuda to measure the time on" in lines[1]
+    assert lines[-1].startswith("cannot run on this machine: training.")
+
+
+def test_what_would_be_refused_is_said_at_the_end_of_the_plan(tmp_path: Path):
+    lines = list(make_plan(material(tmp_path, training={"optimizer": "adamw_8bit"})).lines())
+    assert lines[-1].startswith('cannot run on this machine: training.optimizer = "adamw_8bit"')

@@ -3,8 +3,8 @@
 `W x` becomes `W x + s B (A x)`, with A [R, in] drawn at random, B [out, R] zero and s = alpha / rank: a fresh adapter
 changes nothing, bit for bit. What may surprise: the adapters are fp32 even where W is bf16, so that small steps are not
 rounded away; nobody else has to know of them, since `LoraLinear` has a `Linear`'s attributes and its `matrix()`
-gives inference the sum; and there is no dropout, because the two answers of a pair share the prompt's activations and
-would have to share its noise.
+gives inference the sum; there is no dropout, because the two answers of a pair share the prompt's activations and
+would have to share its noise; and W may be packed in four bits (models/nf4.py: QLoRA), which `merge` then unpacks.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from hanlin.config import Section
 from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.layers import Linear
+from hanlin.models.nf4 import Nf4, Nf4Linear, in_dtype
 from hanlin.models.transformer import Transformer
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -69,10 +70,11 @@ class LoraConfig(Section):
 class LoraLinear(nn.Module):
     """A `Linear` with an adapter: `y = x Wᵀ (+ b) + s (x Aᵀ) Bᵀ` for x [T, in], in x's dtype.
 
-    `weight` and `bias` are the frozen ones; `down` is A [R, in] and `up` is B [out, R], both fp32.
+    `weight` and `bias` are the frozen ones, W perhaps in four bits; `down` is A [R, in] and `up` is B [out, R], both
+    fp32.
     """
 
-    def __init__(self, linear: Linear, down: Tensor, up: Tensor, *, scale: float) -> None:
+    def __init__(self, linear: Linear | Nf4Linear, down: Tensor, up: Tensor, *, scale: float) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.down, self.up = nn.Parameter(down), nn.Parameter(up)
@@ -84,40 +86,41 @@ class LoraLinear(nn.Module):
 
     def merged(self) -> Tensor:
         """W + s B A in fp32 [out, in], without gradients."""
-        return torch.addmm(self.weight.detach().float(), self.up.detach(), self.down.detach(), alpha=self.scale)
+        frozen = in_dtype(self.weight, torch.float32).detach()
+        return torch.addmm(frozen, self.up.detach(), self.down.detach(), alpha=self.scale)
 
     def matrix(self) -> Tensor:
-        """The merged matrix in W's dtype: what inference uses."""
-        return self.merged().to(self.weight.dtype)
+        """The merged matrix in W's dtype, fp32 where that is four bits: what inference uses."""
+        return self.merged() if isinstance(self.weight, Nf4) else self.merged().to(self.weight.dtype)
 
 
 class _Adapted(torch.autograd.Function):
     """The map above for T rows of width I, giving width O; R is the rank.
 
     Kept for the backward pass are x, which the maps of one input share, and x Aᵀ. W gets no gradient and is not kept in
-    the compute dtype: where that is another one, it is cast again.
+    the compute dtype: where that is another one, it is cast, or unpacked, again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_TI: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
+        ctx: Any, x_TI: Tensor, weight: Tensor | Nf4, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
         dtype = x_TI.dtype
         narrow_TR = x_TI @ down.to(dtype).T
-        y_TO = F.linear(x_TI, weight.to(dtype), None if bias is None else bias.to(dtype))
+        y_TO = F.linear(x_TI, in_dtype(weight, dtype), None if bias is None else bias.to(dtype))
         y_TO.addmm_(narrow_TR, (up * scale).to(dtype).T)
-        ctx.save_for_backward(x_TI, narrow_TR, weight, down, up)
-        ctx.scale = scale
+        ctx.save_for_backward(x_TI, narrow_TR, down, up)
+        ctx.weight, ctx.scale = weight, scale
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        x_TI, narrow_TR, weight, down, up = ctx.saved_tensors
+        x_TI, narrow_TR, down, up = ctx.saved_tensors
         dtype = grad_TO.dtype
         grad_narrow_TR = grad_TO @ (up * ctx.scale).to(dtype)
         grad_x_TI = None
         if ctx.needs_input_grad[0]:  # not so in the first block: nothing below it learns
-            grad_x_TI = (grad_TO @ weight.to(dtype)).addmm_(grad_narrow_TR, down.to(dtype))
+            grad_x_TI = (grad_TO @ in_dtype(ctx.weight, dtype)).addmm_(grad_narrow_TR, down.to(dtype))
         grad_down = (grad_narrow_TR.T @ x_TI).to(down.dtype)
         grad_up = (grad_TO.T @ narrow_TR).to(up.dtype).mul_(ctx.scale)
         return grad_x_TI, None, None, grad_down, grad_up, None
@@ -146,13 +149,20 @@ def add_lora(model: Transformer, config: LoraConfig, *, seed: int) -> None:
 def merge_lora(model: Transformer) -> None:
     """Make a plain model of it: W + s B A, computed in fp32 and rounded to W's dtype once; all of it can learn again.
 
-    A bf16 W keeps 8 bits of each sum: the merged model is equal to the adapted one up to that rounding.
+    A bf16 W keeps 8 bits of each sum: the merged model is equal to the adapted one up to that rounding. What was in
+    four bits has the embedding's dtype after, and takes the memory of it.
     """
-    for name, linear in adapted(model).items():
+    packed = {name: one for name, one in model.named_modules() if isinstance(one, Nf4Linear)}
+    for name, linear in (adapted(model) | packed).items():
         with torch.device("meta"):
             plain = Linear(1, 1)
-        plain.weight, plain.bias = linear.weight, linear.bias
-        plain.weight.copy_(linear.merged())
+        made = linear.merged() if isinstance(linear, LoraLinear) else linear.matrix()
+        if isinstance(linear.weight, Nf4):
+            plain.weight = nn.Parameter(made.to(model.embed.weight.dtype))
+        else:
+            plain.weight = linear.weight
+            plain.weight.copy_(made)
+        plain.bias = linear.bias
         path, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(path), attribute, plain)
     model.requires_grad_(True)
@@ -189,12 +199,12 @@ def target_shapes(model_config: ModelConfig, config: LoraConfig) -> list[tuple[i
     return [(out_width, in_width) for out_width, in_width in shapes]
 
 
-def _targets(model: Transformer, config: LoraConfig) -> Iterator[tuple[nn.Module, str, Linear]]:
+def _targets(model: Transformer, config: LoraConfig) -> Iterator[tuple[nn.Module, str, Linear | Nf4Linear]]:
     """Each targeted map with its parent and its name there; in one order, however the targets are written."""
     for block in model.blocks:
         for target, place in TARGETS.items():
             if config.targets == "all-linear" or target in config.targets:
                 path, _, name = place.rpartition(".")
                 linear = block.get_submodule(place)
-                assert isinstance(linear, Linear)
+                assert isinstance(linear, Linear | Nf4Linear)
                 yield block.get_submodule(path), name, linear

@@ -25,6 +25,7 @@ from hanlin.models.families import SCORE, as_classifier, config_from_hf, config_
 from hanlin.models.gguf import config_from_gguf, gguf_tensors, read_gguf_header
 from hanlin.models.layouts import names_to_gguf, names_to_hf
 from hanlin.models.lora import adapted
+from hanlin.models.nf4 import packed_matrices
 from hanlin.models.tensorfile import StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 
@@ -268,12 +269,13 @@ def save_model(
 ) -> None:
     """Write config.json and model.safetensors (shards and an index above 5 GB) into `directory`; see `save_tensors`.
 
-    Adapters are merged into what is written; the model stays as it is.
+    Adapters are merged into what is written, four bits are unpacked; the model stays as it is.
     """
-    linears = adapted(model)
-    adapters = {f"{name}.{part}" for name in linears for part in ("down", "up")}
-    tensors = {name: parameter.data for name, parameter in model.named_parameters() if name not in adapters}
-    merged = {f"{name}.weight": linear.merged for name, linear in linears.items()}
+    linears, packed = adapted(model), packed_matrices(model)
+    tensors = {name: one.data for name, one in model.named_parameters() if not name.endswith((".down", ".up"))}
+    tensors |= {name: torch.empty(matrix.shape, device="meta") for name, matrix in packed.items()}
+    merged = {name: packing.matrix for name, packing in packed.items()}
+    merged |= {f"{name}.weight": linear.merged for name, linear in linears.items()}
     save_tensors(
         model.config, tensors, directory, dtype=dtype, bos_id=bos_id, eos_ids=eos_ids, pad_id=pad_id, merged=merged
     )

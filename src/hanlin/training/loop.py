@@ -24,13 +24,14 @@ from hanlin.errors import TrainingError
 from hanlin.models.memory import Scratch
 from hanlin.models.transformer import Transformer
 from hanlin.training.allocator import release_memory
+from hanlin.training.backward import update_in_backward
 from hanlin.training.checkpoint import Progress
 from hanlin.training.interruption import Interruption, interruptible
 from hanlin.training.objective import Objective
 from hanlin.training.parallel import ALONE, World, clip_gradients, put_away, sum_gradients
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Rollouts
-from hanlin.training.schedule import learning_rate_factor
+from hanlin.training.schedule import set_learning_rate
 from hanlin.training.shares import Noted, shared_streams, together
 from hanlin.training.work import Job, Observer, Work, gathered_in_time, packed_ahead
 from hanlin.types import Loss
@@ -128,6 +129,8 @@ def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dic
     summed first; then whoever was asked to stop tells the others.
     """
     config, model, world = job.config, job.model, job.world
+    if config.step_in_backward and len(work.batches) == 1:
+        return update_in_backward(job, progress, work)
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(work.batches):
@@ -139,7 +142,7 @@ def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dic
         for name, value in loss.terms.items():
             sums[name] = sums[name] + value if name in sums else value
     sum_gradients(model.parameters(), world)
-    norm = clip_gradients(model.parameters(), config.clip, world)
+    norm = clip_gradients(model.parameters(), config.clip or math.inf, world)
     own, asked = torch.stack(losses).double(), norm.new_full((), float(stop.was_asked))
     totals = world.sum(torch.stack([own.sum(), asked.double(), *(term.double() for term in sums.values())]))
     grad_norm, loss, num_asked, *numbers = torch.cat([norm[None], totals, own]).tolist()
@@ -147,20 +150,16 @@ def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dic
     stop.agree(num_asked > 0)
     if not math.isfinite(loss + grad_norm):
         raise _not_finite(progress.step + 1, world, values, work, noun=job.objective.noun)
-    factor = learning_rate_factor(
-        progress.step, num_steps=job.num_steps, warmup=config.warmup, schedule=config.schedule
-    )
-    for group in job.optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor
+    rate = set_learning_rate(job.optimizer, config, progress.step, num_steps=job.num_steps)
     job.optimizer.step()
     if model.scratch is not None:
         model.scratch.renew()
-    job.optimizer.zero_grad(set_to_none=world.sharded)
+    job.optimizer.zero_grad(set_to_none=world.sharded or config.step_in_backward)
     return {
         "loss": loss,
         **dict(zip(sums, terms, strict=True)),
         "grad_norm": grad_norm,
-        "learning_rate": config.learning_rate * factor,
+        "learning_rate": rate,
     }
 
 

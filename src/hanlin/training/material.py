@@ -13,7 +13,6 @@ from hanlin.data.prepare import PreparedData
 from hanlin.errors import TemplateError
 from hanlin.models.adapters import text_place
 from hanlin.models.fetch import cache_directory, resolve
-from hanlin.models.lora import add_lora
 from hanlin.models.transformer import Transformer
 from hanlin.models.untrained import initialise_rows, untrained_in
 from hanlin.models.weights import load_model, pick_device
@@ -22,6 +21,7 @@ from hanlin.text.chat import ChatFormat, named_format
 from hanlin.text.encode import check_vocabulary, control_ids
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.training.checkpoint import model_in
+from hanlin.training.learning import place_to_load, settle_learning
 from hanlin.training.objective import Objective, objective_of
 from hanlin.training.recipe import ChatSection, Recipe
 from hanlin.training.trackers import check_trackers
@@ -103,12 +103,12 @@ def load_training_model(
     recipe's compute dtype.
     """
     section, device = material.recipe.model, device or pick_device(material.recipe.training.device)
-    model = load_model(material.source, dtype=section.dtype, device=device, on_note=on_note)
+    place = place_to_load(material.recipe, device)
+    model = load_model(material.source, dtype=section.dtype, device=place, on_note=on_note)
     check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
     settle_rows(model, material, on_note=on_note)
-    if material.recipe.lora is not None:
-        add_lora(model, material.recipe.lora, seed=material.recipe.training.seed)
+    settle_learning(model, material.recipe, device)
     if material.objective.adopt is not None:
         material.objective.adopt(model, material.recipe.training.seed)
     return model

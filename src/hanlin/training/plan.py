@@ -1,29 +1,42 @@
 """What a run will cost, before any weight is read: steps, tokens, time and memory, from the recipe, the data and the
 model's header.
+
+Memory is counted (training/footprint.py). Time is counted too, in products and in bytes that updates read and
+write, and divided by what this machine does of both in a second of trying.
 """
 
-import time
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from hanlin.models.lora import target_shapes
-from hanlin.models.weights import count_parameters, open_checkpoint, pick_device
+from hanlin.errors import ConfigError
+from hanlin.models.config import ModelConfig
+from hanlin.models.devices import pick_device
+from hanlin.models.families import config_from_hf
+from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
-from hanlin.training.fit import activation_bytes_per_token
-from hanlin.training.optim import STATE_BYTES
+from hanlin.training.fit import USABLE, free_memory
+from hanlin.training.footprint import Footprint, count_sizes, footprint
+from hanlin.training.learning import check_layers, check_runs_here
+from hanlin.training.optim import UPDATE_BYTES
+from hanlin.training.recipe import Recipe
+from hanlin.training.remedies import verdicts
 from hanlin.training.session import Material
+from hanlin.training.speed import Speed, measure_speed
+from hanlin.training.workload import read_work, read_workload
 
-# Share of the machine's own matmul rate that a whole step reaches: measured 0.40 to 0.55 on 2 CPU cores
-# (docs/journal.md); the GPU's is a guess.
+# Share of the speed of a layer's products that a whole pass reaches, norms, attention and the rest included: measured
+# 0.40 to 0.55 on 2 CPU cores (docs/journal.md); the GPU's is a guess.
 EFFICIENCY = 0.45
-_MATMUL = 1536
+_GIGA = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The cost of one run. Bytes and seconds; `flops_per_second` is the machine's measured matmul rate."""
+    """The cost of one run. `speed` is None where its device is not here; `traffic` is in bytes."""
 
     num_steps: int
     epochs: float
@@ -31,26 +44,25 @@ class Plan:
     logical_tokens: int
     num_parameters: int
     num_trained: int
+    adapts: bool
     flops: float
-    flops_per_second: float
-    weight_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    activation_bytes: int
-    logit_bytes: int
+    traffic: float
+    speed: Speed | None
+    memory: Footprint
+    cards: tuple[str, ...]
     device: str
+    ranks: int
+    obstacle: str
 
     @property
-    def seconds(self) -> float:
-        return self.flops / (EFFICIENCY * self.flops_per_second)
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.logit_bytes
+    def seconds(self) -> float | None:
+        """Of all steps; evaluations, checkpoints and sampled answers are not counted."""
+        if self.speed is None:
+            return None
+        return self.flops / (EFFICIENCY * self.speed.products) + self.traffic / self.speed.bandwidth
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
-        giga = 1e9
         saved = (
             f" ({self.logical_tokens:,} if every row were computed apart: sharing saves "
             f"{1 - self.stream_tokens / self.logical_tokens:.0%})"
@@ -58,81 +70,87 @@ class Plan:
         shared = saved if self.stream_tokens < self.logical_tokens else ""
         yield f"{self.num_steps} steps, {self.epochs:.2f} epochs, {self.stream_tokens:,} stream tokens{shared}"
         if self.num_trained != self.num_parameters:
-            yield (
-                f"trains {self.num_trained:,} numbers of LoRA adapters beside {self.num_parameters:,} frozen ones "
-                f"({self.num_trained / self.num_parameters:.2%})"
-            )
-        yield (
-            f"about {_duration(self.seconds)} on {self.device}: {self.flops / 1e12:,.0f} TFLOP at {EFFICIENCY:.0%} of "
-            f"{self.flops_per_second / giga:,.0f} GFLOP/s measured"
-        )
-        yield (
-            f"about {self.memory_bytes / giga:.1f} GB: weights {self.weight_bytes / giga:.1f}, gradients "
-            f"{self.gradient_bytes / giga:.1f}, "
-            f"optimizer {self.optimizer_bytes / giga:.1f}, activations {self.activation_bytes / giga:.1f}, logits "
-            f"{self.logit_bytes / giga:.1f}"
+            share = self.num_trained / self.num_parameters
+            what = "numbers of LoRA adapters beside" if self.adapts else "of"
+            yield f"trains {self.num_trained:,} {what} {self.num_parameters:,} numbers ({share:.2%})"
+        yield self._time()
+        yield from self._memory()
+        yield from self.cards
+        if self.obstacle:
+            yield f"cannot run on this machine: {self.obstacle}"
+
+    def _time(self) -> str:
+        if self.speed is None or self.seconds is None:
+            return f"{self.flops / 1e12:,.0f} TFLOP; this machine has no {self.device} to measure the time on"
+        a_step = self.seconds / self.num_steps
+        shown = _duration(a_step) if a_step >= 10 else f"{a_step:.2g} s"
+        return (
+            f"about {_duration(self.seconds)} on {self.device}, {shown} a step: {self.flops / 1e12:,.0f} TFLOP at "
+            f"{EFFICIENCY:.0%} of {self.speed.products / _GIGA:,.0f} GFLOP/s measured, updates of "
+            f"{self.traffic / _GIGA:,.0f} GB at {self.speed.bandwidth / _GIGA:.0f} GB/s"
         )
 
+    def _memory(self) -> Iterator[str]:
+        memory = self.memory
+        parts = ", ".join(f"{name} {size / _GIGA:.2f}" for name, size in memory.parts())
+        each = f" on each of {self.ranks} devices" if self.ranks > 1 else ""
+        yield f"about {memory.peak / _GIGA:.1f} GB{each}: {parts}"
+        name, size = memory.largest
+        yield f"largest single tensor: {name}, {size / _GIGA:.2f} GB"
 
-def make_plan(material: Material) -> Plan:
-    """Estimate a run. Takes about a second: the machine's matmul rate is measured."""
-    training, section, lora = material.recipe.training, material.recipe.model, material.recipe.lora
-    config = open_checkpoint(material.source).config
+
+def make_plan(material: Material, *, ranks: int = 1) -> Plan:
+    """Estimate a run. Takes about a second: the machine's speed is measured. `ranks` is the number of devices that the
+    weights are divided over. A run on CUDA can be planned on a machine without: its time is left out then.
+
+    Raises ConfigError for a tokenizer that does not fit the model, or for more frozen layers than there are.
+    """
+    recipe, config = material.recipe, read_config(material.source)
     check_vocabulary(material.tokenizer, config.vocab_size)
-    device = pick_device(training.device)
-    examples, objective = material.data.train, material.objective
-    order, num_steps = material.order, material.num_steps
-    chosen = [examples[index] for step in range(num_steps) for index in order.step(step)]
-    stream = sum(example.num_tokens for example in chosen)
-    scored = sum(map(objective.scored, chosen))
-    parameters = count_parameters(config)
-    head = config.vocab_size * config.width
-    body = parameters - head * (1 if config.tied_head else 2)
-    quadratic = sum(map(objective.attended, chosen))
-    heads = config.num_layers * config.num_heads * config.head_dim
-    rank, shapes = (0, []) if lora is None else (lora.rank, target_shapes(config, lora))
-    adapters = rank * sum(map(sum, shapes))
-    # Forward, gradient of the input, gradient of the weight: a frozen weight has none.
-    products = (2 if lora else 3) * 2.0 * (body * stream + head * scored)
-    flops = products + 3 * (2.0 * adapters * stream + 4.0 * heads * quadratic)
-    compute = torch.float32 if section.compute == "float32" else torch.bfloat16
-    bytes_each = 4 if section.dtype == "float32" else 2
-    longest = max(example.num_tokens for example in material.data.typical)
-    per_pass = min(max(training.tokens_per_pass, longest), stream // max(1, num_steps) + longest)
-    # An adapted map casts its weight anew for each product, the others keep the copy until the backward pass.
-    copied = parameters - sum(rows * columns for rows, columns in shapes)
-    copy = copied * compute.itemsize if bytes_each != compute.itemsize else 0
-    num_trained = adapters if lora else parameters
-    residual = max(bytes_each, compute.itemsize)
-    kept = activation_bytes_per_token(config, compute, residual=residual) + rank * len(shapes) * compute.itemsize
+    check_layers(recipe, config)
+    name = recipe.training.device
+    device = None if name.startswith("cuda") and not torch.cuda.is_available() else pick_device(name)
+    kind = device.type if device else "cuda"
+    load, work = read_workload(material, kind), read_work(material, config)
+    capacity = USABLE * free_memory(device) if device else float("inf")
+    memory = footprint(config, recipe, load, device=kind, capacity=capacity, ranks=ranks)
+    compute = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
+    updated = count_sizes(config, recipe).trained * material.num_steps * material.objective.updates
+    again = 2.0 * work.stream_tokens * count_parameters(config) * memory.recomputed_layers / config.num_layers
     return Plan(
-        num_steps=num_steps,
-        epochs=len(chosen) / len(examples),
-        stream_tokens=stream,
-        logical_tokens=sum(example.num_logical_tokens for example in chosen),
-        num_parameters=parameters,
-        num_trained=num_trained,
-        flops=flops,
-        flops_per_second=matmul_rate(device, compute),
-        weight_bytes=parameters * bytes_each + copy + 4 * adapters,
-        gradient_bytes=4 * adapters if lora else (parameters + head) * bytes_each,
-        optimizer_bytes=int(STATE_BYTES[training.optimizer] * num_trained),
-        activation_bytes=per_pass * kept,
-        logit_bytes=min(per_pass * config.vocab_size * compute.itemsize, 1 << 30),
-        device=str(device),
+        num_steps=material.num_steps,
+        epochs=work.examples / len(material.data.train),
+        stream_tokens=work.stream_tokens,
+        logical_tokens=work.logical_tokens,
+        num_parameters=count_parameters(config),
+        num_trained=count_sizes(config, recipe).trained,
+        adapts=recipe.lora is not None,
+        flops=work.flops + again,
+        traffic=UPDATE_BYTES[recipe.training.optimizer] * updated,
+        speed=measure_speed(device, compute, config) if device else None,
+        memory=memory,
+        cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
+        device=str(device or name),
+        ranks=ranks,
+        obstacle=_obstacle(recipe, device),
     )
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.5) -> float:
-    """Measured FLOP/s of square matrix products on this machine."""
-    a = torch.randn(_MATMUL, _MATMUL, dtype=torch.float32, device=device).to(dtype)
-    b = a.clone()
-    (a @ b).float().sum().item()
-    began, runs = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        (a @ b)[0, 0].item()
-        runs += 1
-    return 2 * _MATMUL**3 * runs / (time.perf_counter() - began)
+def _obstacle(recipe: Recipe, device: torch.device | None) -> str:
+    """Why the recipe cannot be run here, or ""."""
+    try:
+        check_runs_here(recipe, device or torch.device("cuda"))
+    except ConfigError as error:
+        return str(error).splitlines()[0]
+    return "" if device else f'training.device = "{recipe.training.device}" is not there'
+
+
+def read_config(source: Path) -> ModelConfig:
+    """The config of a model; of a directory without weights too, which is enough to plan with."""
+    described = source / "config.json"
+    if described.is_file() and not any(source.glob("*.safetensors*")):
+        return config_from_hf(json.loads(described.read_bytes()), source=str(described))
+    return open_checkpoint(source).config
 
 
 def _duration(seconds: float) -> str:

@@ -8,12 +8,14 @@ from pydantic import Field, model_validator
 
 from hanlin.config import Section
 from hanlin.data.prepare import DataConfig
+from hanlin.errors import ConfigError
 from hanlin.models.lora import LoraConfig
 from hanlin.objectives.next_token import PretrainingConfig
 from hanlin.objectives.orpo import OrpoConfig
 from hanlin.objectives.policy import RlhfConfig
 from hanlin.training.objective import ObjectiveConfig
 from hanlin.training.parallel import ParallelConfig
+from hanlin.training.supported import Setting, check_supported
 from hanlin.training.trackers import TrackConfig
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -30,6 +32,10 @@ class ModelSection(Section):
     """
     compute: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of matrix products; "auto" is bfloat16."""
+    quantization: Literal["nf4"] | None = None
+    """"nf4": the layers' matrices are kept in four bits, and adapters learn on top of them (QLoRA; needs [lora]). The
+    embedding, the norms and an untied head keep `dtype`.
+    """
     untrained_rows: Literal["mean", "keep"] = "mean"
     """What becomes of the chat format's control pieces whose rows a base model never trained (Llama 3's): the mean of
     the trained rows, or what they are.
@@ -84,8 +90,16 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
-    clip: float = Field(default=1.0, gt=0)
-    """Largest global gradient norm."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest global gradient norm; 0 leaves gradients as they are."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """So many layers, from the first on, stay as they are, and with them the embedding (and the head, where the two are
+    one matrix). They get no gradients and no optimizer states.
+    """
+    step_in_backward: bool = False
+    """Each weight is updated as soon as its gradient is there, which is then freed: gradients take the memory of one
+    tensor, not of the model. Needs clip = 0, and saves memory in steps of a single pass only (tokens_per_pass).
+    """
     seed: int = Field(default=42, ge=0)
     evaluate_every: int = Field(default=0, ge=0)
     """Steps between evaluations on the held-out pairs; 0: only before and after."""
@@ -119,10 +133,30 @@ class Recipe(Section):
     track: TrackConfig = TrackConfig()
     output: OutputSection = OutputSection()
 
+    def setting(self, device: str | None = None) -> Setting:
+        """What decides whether the run can work, on this kind of device where it is known."""
+        section, training = self.model, self.training
+        return Setting(
+            quantization=section.quantization,
+            lora=self.lora is not None,
+            frozen_layers=training.frozen_layers,
+            dtype=section.dtype,
+            compute="bfloat16" if section.compute == "auto" else section.compute,
+            optimizer=training.optimizer,
+            compile=training.compile,
+            clip=training.clip,
+            step_in_backward=training.step_in_backward,
+            device=device,
+        )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model.dtype == "bfloat16" and self.training.optimizer == "adamw" and self.lora is None:
             raise ValueError(stands_still(self.training))
+        try:
+            check_supported(self.setting())
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         if isinstance(self.objective, PretrainingConfig):
             check_mixture(self.objective, num_sources=len(self.data.train), tokens=self.training.tokens)
         if isinstance(self.objective, RlhfConfig):

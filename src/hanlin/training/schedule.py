@@ -5,6 +5,10 @@ exactly.
 import math
 from typing import Literal
 
+import torch
+
+from hanlin.training.recipe import TrainingConfig
+
 
 def learning_rate_factor(
     step: int, *, num_steps: int, warmup: float, schedule: Literal["cosine", "linear", "constant"]
@@ -22,3 +26,11 @@ def learning_rate_factor(
     if schedule == "cosine":
         return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
     return max(0.0, 1 - progress) if schedule == "linear" else 1.0
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, *, num_steps: int) -> float:
+    """Give an optimizer the rate of a step; returns it."""
+    factor = learning_rate_factor(step, num_steps=num_steps, warmup=config.warmup, schedule=config.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+    return config.learning_rate * factor

@@ -32,12 +32,13 @@ from hanlin.training.directory import (
 from hanlin.training.directory import is_finished as is_finished
 from hanlin.training.directory import run_directory as run_directory
 from hanlin.training.fit import measure_fit
+from hanlin.training.learning import check_runs_here
 from hanlin.training.loop import evaluate, run
 from hanlin.training.material import Material as Material
 from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
-from hanlin.training.optim import check_optimizer, make_optimizer
+from hanlin.training.optim import make_optimizer
 from hanlin.training.parallel import ALONE, Twin, World, put_away, shard
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
@@ -89,7 +90,7 @@ class Session:
         world.wait()  # nobody looks at the directory any more
         if world.speaks:
             create(directory)
-        check_optimizer(recipe.training.optimizer, pick_device(recipe.training.device))
+        check_runs_here(recipe, pick_device(recipe.training.device))
         settle_memory()
         self._load()
         self.rollouts = self._explore()

@@ -1,0 +1,62 @@
+"""What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
+
+import os
+
+import torch
+
+from hanlin.errors import ConfigError
+from hanlin.models.config import ModelConfig
+from hanlin.models.lora import add_lora
+from hanlin.models.nf4 import check_nf4, pack_layers
+from hanlin.models.transformer import Transformer
+from hanlin.training.optim import check_optimizer
+from hanlin.training.recipe import Recipe
+from hanlin.training.supported import check_supported
+
+
+def check_runs_here(recipe: Recipe, device: torch.device) -> None:
+    """Raise ConfigError for what cannot work on this device, or needs a package that is missing: before any weight is
+    read.
+    """
+    check_optimizer(recipe.training.optimizer, device)
+    check_supported(recipe.setting(device.type))
+    if recipe.model.quantization == "nf4":
+        check_nf4()
+    if recipe.training.step_in_backward and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError(
+            "training.step_in_backward updates weights before gradients could be summed over several processes: leave "
+            "it out, or train with one process"
+        )
+
+
+def check_layers(recipe: Recipe, config: ModelConfig) -> None:
+    """Raise ConfigError where the recipe freezes more layers than the model has."""
+    if recipe.training.frozen_layers > config.num_layers:
+        raise ConfigError(
+            f"training.frozen_layers = {recipe.training.frozen_layers}, and the model has {config.num_layers}: freeze "
+            f"{config.num_layers - 1} or fewer"
+        )
+
+
+def place_to_load(recipe: Recipe, device: torch.device) -> torch.device:
+    """Where weights are read to: what will be packed goes to the CPU first, so that the device never holds it whole."""
+    return device if recipe.model.quantization is None else torch.device("cpu")
+
+
+def settle_learning(model: Transformer, recipe: Recipe, device: torch.device) -> None:
+    """Let only that learn which the recipe says; afterwards the model is on `device`."""
+    if recipe.model.quantization == "nf4":
+        pack_layers(model, device)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora, seed=recipe.training.seed)
+    check_layers(recipe, model.config)
+    freeze_layers(model, recipe.training.frozen_layers)
+
+
+def freeze_layers(model: Transformer, number: int) -> None:
+    """The first layers and the embedding below them learn no more; where the head is tied it is that embedding."""
+    if number == 0:
+        return
+    model.embed.requires_grad_(False)
+    for block in model.blocks[:number]:
+        block.requires_grad_(False)
