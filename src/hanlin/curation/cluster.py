@@ -25,7 +25,7 @@ from hanlin.curation.work import curate_chunk, is_done, make_tools, num_rows, pa
 from hanlin.errors import ConfigError
 
 Batch = dict[str, Any]
-_READING = 0.25  # of a core for each file that is read
+_READING, _RULES = 0.25, 0.75  # of a core for each file that is read, and for each actor: one of each has its place
 
 
 class RayCluster:
@@ -37,8 +37,8 @@ class RayCluster:
 
     def __init__(self, address: str, *, open_guard: Callable[[CurationRecipe], Guard | None], cores: int | None = None):
         try:
-            import ray
-            import ray.data
+            import ray  # pyright: ignore[reportMissingImports]
+            import ray.data  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ConfigError('--ray needs Ray: pip install "hanlin[curate,cluster]"') from None
         self._ray, self._open_guard = ray, open_guard
@@ -64,12 +64,13 @@ class RayCluster:
         """Rows as a dataset with one block for each; a block that is made of them is as large as one chunk."""
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context.target_max_block_size = block_bytes
         return self._ray.data.from_items(rows, override_num_blocks=max(1, len(rows)))
 
     def through(self, recipe: CurationRecipe, files: Sequence[Path], work: Path) -> Iterator[tuple[int, int]]:
         """Number and size of every chunk that is done, as they finish."""
-        workers = recipe.run.workers or self._cores
+        workers = min(recipe.run.workers or self._cores, self._cores)
         given = {"files": [str(file.absolute()) for file in files], "work": str(work.absolute())}
         limits = {"chunk_bytes": recipe.run.chunk_bytes, "largest_row": recipe.input.largest_row}
         chunks = self._dataset([{"place": place} for place in range(len(files))], recipe.run.chunk_bytes).map_batches(
@@ -78,8 +79,8 @@ class RayCluster:
         done = chunks.map_batches(
             _Rules,
             batch_size=1,
-            concurrency=workers,
-            num_cpus=1,
+            compute=self._ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=_RULES,
             fn_constructor_args=(recipe.model_dump_json(), given["work"]),
         )
         for row in done.iter_rows():
@@ -118,7 +119,7 @@ class RayCluster:
         told = self._dataset(rows).map_batches(
             _Guarding,
             batch_size=1,
-            concurrency=recipe.run.guard_actors,
+            compute=self._ray.data.ActorPoolStrategy(size=recipe.run.guard_actors),
             num_gpus=recipe.run.guard_gpus,
             fn_constructor_args=(self._open_guard, recipe.model_dump_json(), str(work.absolute())),
         )
@@ -188,5 +189,3 @@ class _Guarding:
             if self._guard is not None:
                 guard_chunk(self._recipe.guard, self._work, pickle.loads(told), self._guard)
         return {"rows": batch["rows"]}
-
-

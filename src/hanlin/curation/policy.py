@@ -144,7 +144,9 @@ def _personal(
         return text.raw
     edit = policy.personal in ("mask", "replace")
     made, put = (
-        masks.of(replace=policy.personal == "replace").apply(text.raw, spans) if edit else (text.raw, [""] * len(spans))
+        masks.of(replace=policy.personal == "replace").apply(text.raw, spans, is_data=side == "tool")
+        if edit
+        else (text.raw, [""] * len(spans))
     )
     for span, after in zip(spans, put, strict=True):
         before = text.raw[span.start : span.end][:_SHOWN]

@@ -61,15 +61,26 @@ class Survey:
 
 
 def survey(files: Sequence[Path], *, near: bool = False) -> Survey:
-    """Look at every row; `near` counts near-duplicates too, which takes longer and 1.5 KB a row.
+    """Look at every row; `near` counts near-duplicates too, which takes longer and 1.5 KB of disk a row.
 
     Raises DataError where no row can be read, ConfigError where the extra `curate` is not installed.
     """
     check_extras()
     found = Survey()
+    with Gathering(("pair",)) as gathered:
+        _look(files, found, gathered if near else None)
+        if not found.kinds:
+            why = found.left_out.summary()
+            raise DataError(f"none of {found.rows:,} rows can be read; {why[0] if why else 'the files are empty'}")
+        if near:
+            found.similar = sum(1 for _ in find_duplicates(gathered.prints(), keys=("pair",), better="first"))
+    return found
+
+
+def _look(files: Sequence[Path], found: Survey, gathered: Gathering | None) -> None:
+    """Count every row, and gather those that do not repeat another."""
     seen: set[bytes] = set()
     prompts: set[bytes] = set()
-    gathered = Gathering(("pair",)) if near else None
     for row in read_rows(files):
         of_file = found.files.setdefault(row.file, FileSurvey())
         of_file.rows += 1
@@ -89,13 +100,6 @@ def survey(files: Sequence[Path], *, near: bool = False) -> Survey:
             found.repeated += 1
         asked = [text for side, text in slots if side in ASKED]
         found.prompts_repeated += bool(asked) and not _is_new(prompts, asked)
-    if not found.kinds:
-        why = found.left_out.summary()
-        raise DataError(f"none of {found.rows:,} rows can be read; {why[0] if why else 'the files are empty'}")
-    if gathered is not None:
-        with gathered:
-            found.similar = sum(1 for _ in find_duplicates(gathered.prints(), keys=("pair",), better="first"))
-    return found
 
 
 def _slots(row: Row, found: Survey) -> list[Slot]:
