@@ -102,7 +102,11 @@ class RayCluster:
                 fn_kwargs={"work": str(work.absolute()), "column": column, "parts": parts},
             )
             base = 0
-            for found in bands.groupby("part").map_groups(_shared, batch_format="numpy").iter_batches(batch_size=None):
+            for found in (
+                bands.groupby("part", num_partitions=parts)
+                .map_groups(_shared, batch_format="numpy")
+                .iter_batches(batch_size=None)
+            ):
                 if len(found["row"]):
                     _, dense = np.unique(np.stack((found["part"], found["group"])), axis=1, return_inverse=True)
                     groups[found["row"], found["band"]] = dense.ravel() + base
