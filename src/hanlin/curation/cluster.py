@@ -1,8 +1,8 @@
-"""A curation run on a Ray cluster: Ray Data reads and applies the rules, shuffles bands, and feeds the guard's actors.
+"""A curation run on a Ray cluster: Ray Data reads, applies the rules, groups bands, and feeds the guard's actors.
 
-Every machine has to see the input and the output folder under the same path: chunks leave the same files as they do in
-a run without Ray, so that the rows are the same, and a run that was killed here goes on there. Only what finds rows that
-share a band goes through a shuffle; which of them stay is decided in one place, from the best to the worst, as ever.
+Every machine has to see the input and the output folder under the same path: chunks leave the same files as in a run
+without Ray, so that the rows are the same, and a run that was killed here goes on there. Rows that share a band are
+found band by band, through these files; which of them stay is decided in one place, from the best to the worst.
 """
 
 import logging
@@ -87,30 +87,24 @@ class RayCluster:
             yield int(row["number"]), int(row["size"])
 
     def grouping(self, work: Path, numbers: Sequence[int]) -> Grouping:
-        """Finds the rows that share a band, by a shuffle."""
-        firsts = np.cumsum([0, *(num_rows(work, number) for number in numbers)]).tolist()
-        parts = 2 * self._cores
+        """Finds the rows that share a band: every chunk leaves its bands, then every band is grouped by itself."""
+        count = sum(num_rows(work, number) for number in numbers)
 
         def group(column: int) -> NDArray[np.int32]:
-            groups = np.full((firsts[-1], NUM_BANDS), -1, np.int32)
-            if not firsts[-1]:
-                return groups
-            chunks = [{"number": number, "first": first} for number, first in zip(numbers, firsts, strict=False)]
-            bands = self._dataset(chunks, 32_000_000).map_batches(
-                _bands_of,
-                batch_size=1,
-                fn_kwargs={"work": str(work.absolute()), "column": column, "parts": parts},
-            )
+            groups = np.full((count, NUM_BANDS), -1, np.int32)
+            given = {"work": str(work.absolute()), "column": column}
+            chunks = self._dataset([{"number": number} for number in numbers])
+            chunks.map_batches(_write_bands, batch_size=1, fn_kwargs=given).count()
+            bands = self._dataset([{"band": band} for band in range(NUM_BANDS)], 64_000_000)
+            for found in bands.map_batches(
+                _group_band, batch_size=1, fn_kwargs={**given, "numbers": list(numbers)}
+            ).iter_batches(batch_size=None):
+                groups[found["row"], found["band"]] = found["group"]
             base = 0
-            for found in (
-                bands.groupby("part", num_partitions=parts)
-                .map_groups(_shared, batch_format="numpy")
-                .iter_batches(batch_size=None)
-            ):
-                if len(found["row"]):
-                    _, dense = np.unique(np.stack((found["part"], found["group"])), axis=1, return_inverse=True)
-                    groups[found["row"], found["band"]] = dense.ravel() + base
-                    base += int(dense.max()) + 1
+            for band in range(NUM_BANDS):
+                shared = groups[:, band] >= 0
+                groups[shared, band] += base
+                base = max(base, int(groups[:, band].max(initial=-1)) + 1)
             return groups
 
         return group
@@ -153,32 +147,34 @@ class _Rules:
         return {"number": batch["number"], "size": batch["size"]}
 
 
-def _bands_of(batch: Batch, *, work: str, column: int, parts: int) -> Iterator[Batch]:
-    """Every band of every row that has the text of this key, and the part of the shuffle that it belongs to."""
-    for number, first in zip(batch["number"].tolist(), batch["first"].tolist(), strict=True):
+def _bands_file(work: str, number: int, column: int) -> Path:
+    return part(Path(work), number, f"bands-{column}.npy")
+
+
+def _write_bands(batch: Batch, *, work: str, column: int) -> Batch:
+    """Leave a chunk's bands, one after the other: 20 × the rows that have the text of this key."""
+    for number in batch["number"].tolist():
         with np.load(part(Path(work), number, "npz")) as arrays:
-            rows = np.flatnonzero(arrays["present"][:, column])
-            hashes = hash_bands(arrays["near"][rows, column])
-        told = {
-            "value": hashes.ravel(),
-            "row": np.repeat(rows + first, NUM_BANDS),
-            "band": np.tile(np.arange(NUM_BANDS), len(rows)),
-        }
-        yield {**told, "part": ((told["value"] >> np.uint64(32)) % np.uint64(parts)).astype(np.int64)}
+            hashes = hash_bands(arrays["near"][arrays["present"][:, column], column])
+        np.save(_bands_file(work, number, column), np.ascontiguousarray(hashes.T))
+    return {"number": batch["number"]}
 
 
-def _shared(batch: Batch) -> Batch:
-    """Of one part the rows that share a band's value with another row, and the number of their group in the part."""
-    values = np.stack((batch["value"], batch["band"].astype(np.uint64)))
-    _, inverse, counts = np.unique(values, axis=1, return_inverse=True, return_counts=True)
-    inverse = inverse.ravel()
-    shared = counts[inverse] > 1
-    return {
-        "part": batch["part"][shared],
-        "group": inverse[shared],
-        "row": batch["row"][shared],
-        "band": batch["band"][shared],
-    }
+def _group_band(batch: Batch, *, work: str, column: int, numbers: list[int]) -> Iterator[Batch]:
+    """The rows that agree in one band with another row, each with the number of its group."""
+    for band in batch["band"].tolist():
+        values, rows, first = [], [], 0
+        for number in numbers:
+            values.append(np.array(np.load(_bands_file(work, number, column), mmap_mode="r")[band]))
+            with np.load(part(Path(work), number, "npz")) as arrays:
+                present = arrays["present"][:, column]
+            rows.append(np.flatnonzero(present) + first)
+            first += len(present)
+        _, inverse, counts = np.unique(np.concatenate(values), return_inverse=True, return_counts=True)
+        shared = counts[inverse] > 1
+        row = np.concatenate(rows)[shared]
+        dense = (np.cumsum(counts > 1) - 1)[inverse][shared].astype(np.int32)
+        yield {"row": row, "group": dense, "band": np.full(len(row), band)}
 
 
 class _Guarding:
