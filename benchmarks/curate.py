@@ -61,11 +61,11 @@ def benchmark(workspace: Path, given: argparse.Namespace) -> None:
         write_result(RESULTS / "curate.md", "Curation", facts, table)
 
 
-def write_pairs(path: Path, files: Sequence[Path], *, copies: int) -> Path:
+def write_pairs(path: Path, files: Sequence[Path], *, copies: int, first: int = 0) -> Path:
     """Pairs as three texts a row; later copies differ in their first words, so that none is a duplicate by its key."""
     pairs, _ = read_preferences(files, on_bad_row="skip")
     with path.open("w", encoding="utf-8") as file:
-        for copy in range(copies):
+        for copy in range(first, first + copies):
             for pair in pairs:
                 prompt = f"{copy} " * bool(copy) + "\n".join(message.content for message in pair.prompt)
                 row = {"prompt": prompt, "chosen": pair.chosen, "rejected": pair.rejected}

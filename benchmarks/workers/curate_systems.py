@@ -50,8 +50,10 @@ def presidio(rows: Sequence[dict[str, Any]]) -> None:
 def hanlin_near(rows: Sequence[dict[str, Any]]) -> None:
     """Near-duplicates on three keys."""
     from hanlin.curation.duplicates import KEYS, find_duplicates, make_prints
+    from hanlin.curation.rule import Text
 
-    named = [list(zip(("prompt", "chosen", "rejected"), texts_of(row), strict=True)) for row in rows]
+    sides = ("prompt", "chosen", "rejected")
+    named = [list(zip(sides, map(Text, texts_of(row)), strict=True)) for row in rows]
     list(find_duplicates(make_prints(named), keys=KEYS, better="first"))
 
 

@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanlin.curation.contamination import find_contamination, read_benchmarks
-from hanlin.curation.duplicates import KEYS, Prints, find_duplicates, make_prints
+from hanlin.curation.contamination import Hit, find_contamination, read_benchmarks, report_contamination
+from hanlin.curation.duplicates import KEYS, Prints, find_duplicates
+from hanlin.curation.duplicates import make_prints as prints_of_texts
 from hanlin.curation.fingerprints import exact_key, jaccard, shingles, signatures, unit_hashes
+from hanlin.curation.rule import Text
 from hanlin.errors import DataError
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈"
 WORDS = ("sky", "earth", "dark", "yellow", "cosmos", "sun", "moon", "star", "cold", "heat", "rain", "gold", "jade")
+
+
+def make_prints(rows: list[list[tuple[str, str]]]) -> Prints:
+    return prints_of_texts([[(side, Text(text)) for side, text in row] for row in rows])
 
 
 def made_text(draw: random.Random, size: int) -> list[str]:
@@ -100,7 +106,7 @@ def test_signatures_estimate_similarity() -> None:
 def test_no_rows_are_no_duplicates() -> None:
     prints = make_prints([])
     assert isinstance(prints, Prints)
-    assert prints.near.shape == (0, 3, 120)
+    assert prints.near.of([], 0).shape == (0, 120)
     assert not np.any(prints.present)
     assert list(find_duplicates(prints, keys=KEYS, better="first")) == []
 
@@ -111,9 +117,31 @@ def test_benchmark_items_are_found_in_rows(tmp_path: Path) -> None:
     file = tmp_path / "bench.jsonl"
     file.write_text("".join(json.dumps({"question": q}) + "\n" for q in (long, english, "光合作用的产物是什么")))
     benchmarks = read_benchmarks((str(file),))
-    assert find_contamination([f"题目：{long}答"], benchmarks, coverage=0.5) == ("bench.jsonl:1", 1.0)
-    assert find_contamination([english.upper()], benchmarks, coverage=0.5) == ("bench.jsonl:2", 1.0)
-    assert find_contamination(["光合作用的产物是什么？"], benchmarks, coverage=0.5) == ("bench.jsonl:3", 1.0)
-    assert find_contamination(["光合作用的产物是什么，为什么重要？小明有苹果。"], benchmarks, coverage=0.5) is None
+
+    def found(text: str) -> list[Hit]:
+        return find_contamination([Text(text)], benchmarks, coverage=0.5)
+
+    assert found(f"题目：{long}答") == [Hit("bench.jsonl:1", 1.0)]
+    assert found(english.upper()) == [Hit("bench.jsonl:2", 1.0)]
+    assert found("光合作用的产物是什么？") == [Hit("bench.jsonl:3", 1.0)]
+    assert found("光合作用的产物是什么，为什么重要？小明有苹果。") == []
+    both = found(f"{long}\n{english[:60]}")
+    assert both[0] == Hit("bench.jsonl:1", 1.0)
     with pytest.raises(DataError, match="does not exist"):
         read_benchmarks((str(tmp_path / "none.jsonl"),))
+    (tmp_path / "bad.jsonl").write_text("{not json")
+    with pytest.raises(DataError, match="is not JSON"):
+        read_benchmarks((str(tmp_path / "bad.jsonl"),))
+
+
+def test_every_benchmark_has_its_report(tmp_path: Path) -> None:
+    """Files of one name in two folders are told apart; a file of which nothing was found is in the report."""
+    for folder, questions in (("zh", ("甲乙丙丁戊己庚辛", "子丑寅卯辰巳午未")), ("en", ("what is the sky made of",))):
+        (tmp_path / folder).mkdir()
+        lines = "".join(json.dumps({"question": question}) + "\n" for question in questions)
+        (tmp_path / folder / "test.jsonl").write_text(lines)
+    benchmarks = read_benchmarks(tuple(str(tmp_path / name / "test.jsonl") for name in ("zh", "en")))
+    hits = [("a:1", Hit("zh/test.jsonl:1", 1.0)), ("a:2", Hit("zh/test.jsonl:1", 0.5))]
+    zh, en = report_contamination(benchmarks, hits)
+    assert (zh.name, zh.items, zh.hit, zh.rows, zh.coverage, zh.most) == ("zh/test.jsonl", 2, 1, 2, 0.75, 1.0)
+    assert (en.name, en.items, en.hit, en.rows) == ("en/test.jsonl", 1, 0, 0)

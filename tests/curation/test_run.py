@@ -197,3 +197,55 @@ def test_a_filled_in_sheet_is_summarised(data: Path, tmp_path: Path) -> None:
     lines = sheet.read_text(encoding="utf-8-sig").splitlines()
     sheet.write_text("\n".join([lines[0], *(line + "y" for line in lines[1:])]), encoding="utf-8")
     assert all(right == judged > 0 for _, right, judged in summarise_sheet(sheet))
+
+
+def test_a_rule_that_fails_is_no_bad_row(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of ours must not set people's rows aside as if they were damaged."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("hanlin.curation.work.curate_row", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        run(recipe(tmp_path / "out", data), on_progress=quiet)
+
+
+def test_rows_that_are_nested_too_deeply_are_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "deep.jsonl"
+    deep = "[" * 100_000 + "]" * 100_000
+    less = "[" * 900 + "]" * 900
+    phone = {**PAIRS[0], "prompt": "我的手机是13812345678，怎么办？"}
+    lines = [jsonl([PAIRS[0]]).rstrip(), f'{{"text": {deep}}}', jsonl([phone]).rstrip()[:-1] + f', "x": {less}}}']
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = run(recipe(tmp_path / "out", file), on_progress=quiet)
+    assert done.total("read") == 3
+    assert done.total("written") + done.total("aside") == 3
+    assert done.total("aside") >= 1
+
+
+def test_shards_of_one_name_keep_their_places_apart(tmp_path: Path) -> None:
+    files = []
+    for folder in ("zh", "en"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "pairs.jsonl")
+        files[-1].write_text(jsonl(PAIRS[:8] if folder == "zh" else PAIRS[20:28]), encoding="utf-8")
+    run(recipe(tmp_path / "out", *files), on_progress=quiet)
+    lines = (tmp_path / "out" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["row"] for line in lines} >= {"zh/pairs.jsonl:6", "zh/pairs.jsonl:7"}
+
+
+def test_benchmark_items_are_reported_by_file(data: Path, tmp_path: Path) -> None:
+    bench = tmp_path / "fruit.jsonl"
+    items = [{"question": PAIRS[3]["prompt"]}, {"question": "这道题目和水果没有任何关系，它问的是星星有多远。"}]
+    bench.write_text(jsonl(items), encoding="utf-8")
+    empty = tmp_path / "other.txt"
+    empty.write_text("没有人会写下的一句话，它足够长，也足够怪。\n", encoding="utf-8")
+    wanted = {"files": (str(bench), str(empty)), "coverage": 0.9}
+    done = run(recipe(tmp_path / "out", data, decontamination=wanted), on_progress=quiet)
+    found = [json.loads(line) for line in (tmp_path / "out" / "contamination.jsonl").read_text().splitlines()]
+    assert {"row": "pairs.jsonl:4", "item": "fruit.jsonl:1", "coverage": 1.0} in found
+    assert done.counts["dropped|contaminated"] == len({one["row"] for one in found})
+    for name in ("report.html", "README.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "fruit.jsonl" in text
+        assert "other.txt" in text

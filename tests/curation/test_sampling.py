@@ -11,7 +11,9 @@ import pytest
 import zstandard
 
 from hanlin.curation.conversion import convert_files
-from hanlin.curation.duplicates import make_prints, similar_groups
+from hanlin.curation.duplicates import Prints, similar_groups
+from hanlin.curation.duplicates import make_prints as prints_of_texts
+from hanlin.curation.rule import Text
 from hanlin.curation.sampling import choose_groups, sample_rows, split_rows
 from hanlin.curation.shards import find_shards, read_rows
 from hanlin.curation.survey import as_dict, survey
@@ -20,6 +22,10 @@ from hanlin.errors import ConfigError, DataError
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈"
 SYSTEM = "你是一个乐于助人的双语助手，请用用户的语言回答，并且不要使用表情符号，也不要混用两种语言。" * 3
+
+
+def make_prints(rows: list[list[tuple[str, str]]]) -> Prints:
+    return prints_of_texts([[(side, Text(text)) for side, text in row] for row in rows])
 
 
 def text_of(draw: random.Random, size: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hanlin.curation.rule import Text
 from hanlin.curation.toxicity import WEIGHTS, features, judge_toxicity, score
 from hanlin.curation.toxicity_training import best_threshold, main, train
 from hanlin.errors import DataError
@@ -19,8 +20,8 @@ def test_the_weights_are_small_and_tell_insults_from_thanks() -> None:
     assert score("Thank you for your help") < 0.2
     assert score("你这个傻逼，滚出去") > 0.6
     assert score("你好，很高兴认识你") < 0.2
-    assert judge_toxicity("").keep
-    assert judge_toxicity("今天我们学习如何做西红柿炒鸡蛋。" * 100).keep
+    assert judge_toxicity(Text("")).keep
+    assert judge_toxicity(Text("今天我们学习如何做西红柿炒鸡蛋。" * 100)).keep
 
 
 @pytest.mark.skipif(not COLD.exists(), reason="COLD is not here")

@@ -1,23 +1,24 @@
 """`hanlin curate`: filter data by a recipe, explain one row, summarise a sheet that reviewers filled in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanlin.cli.console import err, note, out, show_logs
+from hanlin.cli.overrides import Overrides
 from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanlin.curation.recipe import CurationRecipe
+    from hanlin.curation.run import Cluster, Progress
 
 
 def curate(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (.toml). 清洗配方")] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable."),
-    ] = None,
+    set: Overrides = None,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="FILE:ROW", help="Say what every rule says of one row. 解释一行")
     ] = None,
@@ -28,6 +29,10 @@ def curate(
     world_size: Annotated[
         int, typer.Option("--world-size", help="Shares in all; run once without it to finish. 分片数")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto or ray://HOST:PORT. 集群"),
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")
     ] = False,
@@ -40,31 +45,39 @@ def curate(
     if schema:
         out.print_json(data=json_schema(CurationRecipe))
     elif explain is not None:
-        _explain(explain)
+        _explain(explain, load_recipe(CurationRecipe, recipe, set or []) if recipe else None)
     elif precision is not None:
         _summarise(precision)
     elif recipe is None:
         raise ConfigError("no recipe was named: hanlin curate RECIPE.toml; see docs/curation.md")
     else:
-        _run(load_recipe(CurationRecipe, recipe, set or []), rank, world_size)
+        resolved = load_recipe(CurationRecipe, recipe, set or [])
+        if ray is None:
+            _run(resolved, rank, world_size, None)
+        elif world_size > 1:
+            raise ConfigError("--ray and --world-size are two ways to use several machines; choose one")
+        else:
+            from hanlin.cli.guards import open_guard
+            from hanlin.curation.cluster import RayCluster
+
+            with RayCluster(ray, open_guard=open_guard) as cluster:
+                _run(resolved, 0, 1, cluster)
 
 
-def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _run(recipe: "CurationRecipe", rank: int, world_size: int, cluster: "Cluster | None") -> None:
     from hanlin.cli.guards import open_guard
     from hanlin.curation.run import run
 
-    guard = open_guard(recipe) if world_size == 1 else None
-    columns = (TextColumn("curating 清洗"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("curating", total=None)
+    guard = open_guard(recipe) if world_size == 1 and cluster is None else None
+    with _bars() as (on_progress, on_guarded):
         done = run(
             recipe,
             rank=rank,
             world_size=world_size,
             guard=guard,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            cluster=cluster,
+            on_progress=on_progress,
+            on_guarded=on_guarded,
         )
     if not done.complete:
         note(f"rank {rank} of {world_size} is done; run the same recipe once without --rank to finish")
@@ -76,10 +89,34 @@ def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
     out.print(f"{said}\n{done.directory / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _explain(place: str) -> None:
+@contextmanager
+def _bars() -> "Iterator[tuple[Progress, Progress]]":
+    """A bar of bytes for the rules, and one of rows for the guard once it begins."""
+    from rich import progress
+
+    columns = (progress.BarColumn(), progress.TextColumn("{task.fields[amount]}"), progress.TimeRemainingColumn())
+    with progress.Progress(progress.TextColumn("{task.description}"), *columns, console=err, transient=True) as bar:
+        rules = bar.add_task("curating 清洗", total=None, amount="")
+        guard = bar.add_task("guard 守卫模型", total=None, amount="", visible=False)
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update(rules, completed=done, total=total, amount=f"{done / 1e6:,.1f}/{total / 1e6:,.1f} MB")
+
+        def on_guarded(done: int, total: int) -> None:
+            bar.update(guard, completed=done, total=total, amount=f"{done:,}/{total:,}", visible=True)
+
+        yield on_progress, on_guarded
+
+
+def _explain(place: str, recipe: "CurationRecipe | None") -> None:
+    from hanlin.cli.guards import open_guard
     from hanlin.curation.explain import explain
 
-    for line in explain(place):
+    if recipe is None:
+        lines = explain(place)
+    else:
+        lines = explain(place, recipe.curation, guard=open_guard(recipe), guarded=recipe.guard.sides)
+    for line in lines:
         verdict = "keep 保留" if line.keep else f"OBJECTS 命中: {line.reason} {line.found}"
         out.print(f"{line.side:10} {line.rule:12} {verdict}", highlight=False, markup=False, soft_wrap=True)
 

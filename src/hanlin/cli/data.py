@@ -115,13 +115,11 @@ def sample(
 
 
 def _show_row(row: "Row") -> None:
-    from hanlin.curation.rows import read_slots
+    from hanlin.curation.rows import slots_of
     from hanlin.data.rows import BadRow
 
     try:
-        if row.trouble:
-            raise BadRow(row.trouble)
-        kind, slots, label = read_slots(row.value, row.place)
+        kind, slots, label = slots_of(row)
     except BadRow as bad:
         err.print(f"[bold]{escape(row.place)}[/] [red]{escape(bad.reason)}[/]", soft_wrap=True)
         return

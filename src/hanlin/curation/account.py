@@ -6,10 +6,11 @@ import io
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.curation.contamination import BenchmarkReport
 from hanlin.curation.policy import SIDE_RULES
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.shards import write_file
@@ -45,11 +46,17 @@ def rule_name(rule: str) -> str:
     return " ".join(reversed(_NAMES.get(rule, (rule, ""))))
 
 
-def write_account(output: Path, recipe: CurationRecipe, counts: Counter[str], decisions: Iterable[bytes]) -> None:
+def write_account(
+    output: Path,
+    recipe: CurationRecipe,
+    counts: Counter[str],
+    decisions: Iterable[bytes],
+    benchmarks: Sequence[BenchmarkReport] = (),
+) -> None:
     """Write report.html, README.md, precision.csv and, last of all, curation.json, which marks the run as finished."""
     samples = sample_decisions(decisions)
-    write_file(output / "report.html", [page(counts, samples).encode("utf-8", "backslashreplace")])
-    write_file(output / "README.md", [card(recipe, counts).encode()])
+    write_file(output / "report.html", [page(counts, samples, benchmarks).encode("utf-8", "backslashreplace")])
+    write_file(output / "README.md", [card(recipe, counts, benchmarks).encode("utf-8", "backslashreplace")])
     write_file(output / "precision.csv", [precision_sheet(samples).encode("utf-8-sig", "backslashreplace")])
     told = {"version": 1, "counts": dict(sorted(counts.items())), "recipe": json.loads(recipe.model_dump_json())}
     write_file(output / "curation.json", [json.dumps(told, ensure_ascii=False, indent=1).encode()])
@@ -75,7 +82,11 @@ def _under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def page(counts: Mapping[str, int], samples: Mapping[str, list[dict[str, Any]]]) -> str:
+def page(
+    counts: Mapping[str, int],
+    samples: Mapping[str, list[dict[str, Any]]],
+    benchmarks: Sequence[BenchmarkReport] = (),
+) -> str:
     """The report: one static page without scripts, fonts or links to anywhere."""
     return (
         "<!doctype html><html lang='zh'><meta charset='utf-8'><title>Hanlin 数据清洗报告 curation report</title>"
@@ -83,6 +94,7 @@ def page(counts: Mapping[str, int], samples: Mapping[str, list[dict[str, Any]]])
         + _funnel(counts)
         + _table("按规则 By rule", ("side", "rule", "action"), _under(counts, "decision"))
         + _table("按来源 By source", ("source", "rule", "action"), _under(counts, "by source"))
+        + _benchmarks(benchmarks)
         + _table("读不了的行 Rows set aside", ("reason",), _under(counts, "aside"))
         + _table("长度 Length (at most, units; 0: longer)", ("side", "units"), _under(counts, "length"))
         + _table("语言 Language", ("side", "language"), _under(counts, "language"))
@@ -111,6 +123,25 @@ def _funnel(counts: Mapping[str, int]) -> str:
     return f"<h2>漏斗 Funnel</h2><table>{cells}</table>"
 
 
+_BENCHMARK_COLUMNS = ("benchmark 评测集", "items 题数", "found 命中", "rows 行数", "mean 平均覆盖", "most 最高覆盖")
+
+
+def _benchmark_cells(one: BenchmarkReport) -> tuple[str, ...]:
+    mean, most = (f"{share:.0%}" if one.hit else "–" for share in (one.coverage, one.most))
+    return one.name, f"{one.items:,}", f"{one.hit:,}", f"{one.rows:,}", mean, most
+
+
+def _benchmarks(reports: Sequence[BenchmarkReport]) -> str:
+    if not reports:
+        return ""
+    head = "".join(f"<th>{column}" for column in _BENCHMARK_COLUMNS)
+    lines = []
+    for one in reports:
+        name, *numbers = map(html.escape, _benchmark_cells(one))
+        lines.append(f"<tr><td>{name}{''.join(f'<td class=n>{number}' for number in numbers)}")
+    return f"<h2>评测题泄漏 Benchmark items</h2><table><tr>{head}{''.join(lines)}</table>"
+
+
 def _table(title: str, columns: tuple[str, ...], found: Mapping[str, int]) -> str:
     if not found:
         return ""
@@ -135,7 +166,7 @@ def _sample(rule: str, found: list[dict[str, Any]]) -> str:
     return f"<details><summary>{html.escape(rule_name(rule))} ({rule})</summary><ul>{''.join(items)}</ul></details>"
 
 
-def card(recipe: CurationRecipe, counts: Mapping[str, int]) -> str:
+def card(recipe: CurationRecipe, counts: Mapping[str, int], benchmarks: Sequence[BenchmarkReport] = ()) -> str:
     """A data card in Markdown."""
     read = sum(_under(counts, "read").values())
     lines = ["# Data card 数据卡", "", "Curated with `hanlin curate` 由 `hanlin curate` 清洗。", ""]
@@ -149,6 +180,10 @@ def card(recipe: CurationRecipe, counts: Mapping[str, int]) -> str:
         side, rule, action = name.split("|")
         if action not in ("drop",):
             lines.append(f"| {side} | {rule} | {action} | {count:,} |")
+    if benchmarks:
+        lines += ["", "## Benchmark items 评测题", "", f"| {' | '.join(_BENCHMARK_COLUMNS)} |"]
+        lines += ["|---" * len(_BENCHMARK_COLUMNS) + "|"]
+        lines += [f"| {' | '.join(_benchmark_cells(one))} |" for one in benchmarks]
     lines += ["", "## Languages 语言", "", "| side | language | texts |", "|---|---|---|"]
     lines += [f"| {' | '.join(name.split('|'))} | {count:,} |" for name, count in _under(counts, "language").items()]
     lines += ["", "## Limits 局限", ""]

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from collections.abc import Iterator
+from typing import AnyStr
 
 from hanlin.curation.cues import says
 from hanlin.curation.rule import Span, Text
@@ -12,6 +13,8 @@ _MAIL = re.compile(
 )
 
 _DIGIT_DOT = re.compile(r"\d\.\d{1,3}\.\d")
+_DIGITS_AND_DOTS = bytes(0x30 if 0x30 <= code <= 0x39 else code if code == 0x2E else 0x20 for code in range(256))
+_HEXADECIMAL = bytes(0x68 if chr(code) in "0123456789abcdef" else code if code == 0x3A else 0x20 for code in range(256))
 _IPV4 = re.compile(r"(?<![\d.A-Za-z_-])(?:\d{1,3}\.){3}\d{1,3}(?![\dA-Za-z_]|\.\d|-\d|/\d)")
 
 _IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{3,34}(?![\w:]|/\d)")
@@ -179,14 +182,18 @@ _LATIN_APPS = tuple(app.encode() for app in _APPS if app.isascii())
 _OTHER_APPS = tuple(app for app in _APPS if not app.isascii())
 
 
+def _places(text: AnyStr, piece: AnyStr) -> Iterator[int]:
+    at = text.find(piece)
+    while at >= 0:
+        yield at
+        at = text.find(piece, at + 1)
+
+
 def _named_handles(text: Text) -> Iterator[re.Match[str]]:
     """The pattern, tried only where an app's name stands: everywhere it would take longer than all other kinds."""
-    lowered, places = text.lowered, set[int]()
-    for app in _APPS:
-        at = lowered.find(app)
-        while at >= 0:
-            places.add(at)
-            at = lowered.find(app, at + 1)
+    places = {place for app in _LATIN_APPS for place in _places(text.outline, app)}
+    if text.num_han:
+        places |= {place for app in _OTHER_APPS for place in _places(text.lowered, app)}
     end = 0
     for place in sorted(places):
         if place >= end and (match := _HANDLE.match(text.folded, place)):
@@ -226,11 +233,12 @@ def _after_letter(text: str, start: int) -> bool:
 
 def find_contacts(text: Text) -> Iterator[Span]:
     """Mail and IP addresses and handles; each pattern runs only where its sign occurs."""
-    if "@" in text.folded:
+    outline = text.outline
+    if b"@" in outline:
         yield from _mails(text)
-    if "::" in text.folded or text.folded.count(":") > 6:
+    if (b"::" in outline or outline.count(b":") > 6) and b"hhhh:" in outline.translate(_HEXADECIMAL):
         yield from _ipv6(text)
-    if _DIGIT_DOT.search(text.folded):
+    if b"0.0" in outline.translate(_DIGITS_AND_DOTS) and _DIGIT_DOT.search(text.folded):
         yield from _ipv4(text)
-    if any(app in text.ascii for app in _LATIN_APPS) or any(app in text.lowered for app in _OTHER_APPS):
+    if any(app in outline for app in _LATIN_APPS) or (text.num_han and any(app in text.lowered for app in _OTHER_APPS)):
         yield from _handles(text)

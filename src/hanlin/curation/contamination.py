@@ -7,8 +7,8 @@ whole line of the row.
 
 import csv
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import numpy as np
 
 from hanlin.config import missing_file
 from hanlin.curation.fingerprints import Hashes, folded, grams, unit_hashes
+from hanlin.curation.rule import Text
+from hanlin.curation.shards import source_names
 from hanlin.errors import DataError
 
 SIZE, SHORTEST = 13, 4  # units
@@ -26,6 +28,7 @@ SIZE, SHORTEST = 13, 4  # units
 class Benchmarks:
     """Items of all benchmark files, by their 13-grams or, short ones, by all their units."""
 
+    files: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)  # "gsm8k.jsonl:12"
     sizes: list[int] = field(default_factory=list)
     short: dict[bytes, int] = field(default_factory=dict)
@@ -48,13 +51,16 @@ class Benchmarks:
 
 def read_benchmarks(files: tuple[str, ...]) -> Benchmarks:
     """Items of JSON, JSONL, CSV, TSV and text files (an item a line). Raises DataError."""
-    benchmarks = Benchmarks()
-    for file in files:
-        path = Path(file).expanduser()
+    paths = [Path(file).expanduser() for file in files]
+    benchmarks = Benchmarks(source_names(paths))
+    for path, name in zip(paths, benchmarks.files, strict=True):
         if not path.is_file():
             raise DataError(missing_file(path))
-        for number, text in enumerate(_items(path), start=1):
-            benchmarks.add(f"{path.name}:{number}", text)
+        try:
+            for number, text in enumerate(_items(path), start=1):
+                benchmarks.add(f"{name}:{number}", text)
+        except ValueError:
+            raise DataError(f"{path} is not JSON; expected .json, .jsonl, .csv, .tsv or a text file") from None
     benchmarks.known = np.sort(np.fromiter(benchmarks.places, np.uint64, len(benchmarks.places)))
     return benchmarks
 
@@ -87,27 +93,70 @@ def _question(cells: list[str]) -> str:
     return max(cells, key=len, default="")
 
 
-def find_contamination(texts: list[str], benchmarks: Benchmarks, *, coverage: float) -> tuple[str, float] | None:
-    """The item that a row's texts hold most of, and how much, where that is `coverage` or more."""
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item that a row holds, and the share of it that was found there."""
+
+    item: str
+    coverage: float
+
+
+def find_contamination(texts: Sequence[Text], benchmarks: Benchmarks, *, coverage: float) -> list[Hit]:
+    """Every item of which a row's texts hold `coverage` or more, what they hold most of first."""
     if not benchmarks.names:
-        return None
+        return []
+    whole: set[int] = set()
     covered: dict[int, set[int]] = defaultdict(set)
     for text in texts:
-        made = folded(text)
         if benchmarks.short:
-            for line in {made, *made.split("\n")}:
+            for line in {text.simplified, *text.simplified.split("\n")}:
                 item = benchmarks.short.get(unit_hashes(line).tobytes()) if len(line) < 400 else None
                 if item is not None:
-                    return benchmarks.names[item], 1.0
-        found = grams(unit_hashes(made), SIZE)
+                    whole.add(item)
+        found = grams(text.units, SIZE)
         if not len(benchmarks.known) or not len(found):
             continue
         at = np.minimum(np.searchsorted(benchmarks.known, found), len(benchmarks.known) - 1)
         for gram in found[benchmarks.known[at] == found].tolist():
             for item, place in benchmarks.places[gram]:
                 covered[item].update(range(place, place + SIZE))
-    shares = {item: len(units) / benchmarks.sizes[item] for item, units in covered.items()}
-    if not shares:
-        return None
-    item = max(shares, key=lambda one: (shares[one], -one))
-    return (benchmarks.names[item], shares[item]) if shares[item] >= coverage else None
+    shares = {item: len(units) / benchmarks.sizes[item] for item, units in covered.items()} | dict.fromkeys(whole, 1.0)
+    best = sorted((-share, item) for item, share in shares.items() if share >= coverage)
+    return [Hit(benchmarks.names[item], -share) for share, item in best]
+
+
+@dataclass(slots=True)
+class BenchmarkReport:
+    """What was found of one benchmark file: its items, those that a row holds, such rows, and the shares of items."""
+
+    name: str
+    items: int
+    hit: int = 0
+    rows: int = 0
+    coverage: float = 0.0
+    """The mean of what rows hold of an item, over all findings."""
+    most: float = 0.0
+
+
+def report_contamination(benchmarks: Benchmarks, findings: Iterable[tuple[str, Hit]]) -> list[BenchmarkReport]:
+    """A report of every benchmark file, found in or not, from all (row, hit)."""
+    items = Counter(_file_of(name) for name in benchmarks.names)
+    hit: dict[str, set[str]] = defaultdict(set)
+    rows: dict[str, set[str]] = defaultdict(set)
+    shares: dict[str, list[float]] = defaultdict(list)
+    for row, one in findings:
+        file = _file_of(one.item)
+        hit[file].add(one.item)
+        rows[file].add(row)
+        shares[file].append(one.coverage)
+    return [
+        BenchmarkReport(
+            *(name, items[name], len(hit[name]), len(rows[name])),
+            *(sum(shares[name]) / max(1, len(shares[name])), max(shares[name], default=0.0)),
+        )
+        for name in benchmarks.files
+    ]
+
+
+def _file_of(item: str) -> str:
+    return item.rpartition(":")[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hanlin.curation.rows import value_of_row
 from hanlin.curation.shards import Row, check_writable, line_of, read_rows, write_file, write_rows
 from hanlin.data.forms import Form, convert_row
 from hanlin.data.rows import BadRow
@@ -66,11 +67,8 @@ def convert_files(files: Sequence[Path], output: Path, form: Form) -> Conversion
 def _converted(files: Sequence[Path], form: Form, done: Conversion) -> Iterator[bytes]:
     for row in read_rows(files):
         done.read += 1
-        if row.trouble:
-            done.left_out.add(row, row.trouble)
-            continue
         try:
-            made = convert_row(row.value, row.place, form)
+            made = convert_row(value_of_row(row), row.place, form)
         except BadRow as bad:
             done.left_out.add(row, bad.reason, str(bad))
             continue

@@ -3,67 +3,148 @@
 Rows are taken from the best to the worst; a row is dropped when a row that stays is the same (exact key) or similar
 enough. So every dropped row has its better beside it, similar rows do not chain into one, and a second run finds
 nothing. MinHash bands propose candidates (20 bands of 6: a pair of similarity 0.8 is proposed with probability 0.998),
-whole signatures verify them. Bands are grouped one at a time, so memory grows by bytes a row.
+whole signatures verify them. Memory grows by 170 bytes a row; signatures stay on disk.
 """
 
-from collections.abc import Iterator
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.curation.fingerprints import NUM_BANDS, NUM_PERMUTATIONS, exact_key, folded, grams, signatures, unit_hashes
+from hanlin.curation.fingerprints import (
+    NUM_BANDS,
+    NUM_PERMUTATIONS,
+    SHINGLE,
+    Hashes,
+    grams,
+    key_of_units,
+    signatures,
+)
+from hanlin.curation.rows import ANSWERED, ASKED
+from hanlin.curation.rule import Text
+from hanlin.curation.signatures import Signatures
 
 KEYS = ("prompt", "prompt_chosen", "pair")
 MOST_COMPARED = 1000  # rows that agree in one band and are compared each with each; more count as one group
+MOST_KEPT = 200  # rows of one band that stay and are compared with; the best ones, so order still decides nothing
+_BATCH = 1000  # rows fingerprinted at once
+_IN_MEMORY = 256_000_000  # bytes of signatures; more stay in their file
 Better = Literal["longer_chosen", "shorter_chosen", "first"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """Of N rows: exact keys, which of the three texts they have, their signatures, and what the better is judged by."""
+    """Of N rows: exact keys, which of the three texts they have, signatures, and what the better row is judged by."""
 
     exact: NDArray[np.uint64]  # N, 2
     present: NDArray[np.bool_]  # N, 3
-    near: NDArray[np.uint32]  # N, 3, 120
+    near: Signatures  # N, 3
     size: NDArray[np.int64]  # N: units of the chosen answer
     tie: NDArray[np.uint64]  # N: a hash of the row, so that order of input decides nothing
 
 
-def make_prints(rows: list[list[tuple[str, str]]], wanted: tuple[str, ...] = KEYS) -> Prints:
+def make_prints(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, ...] = KEYS) -> Prints:
     """Prints of rows, each a list of (side, text)."""
-    sets, present, exact, sizes, ties = [], [], [], [], []
-    empty = np.zeros(0, np.uint64)
-    for slots in rows:
-        units = [(side, unit_hashes(folded(text))) for side, text in slots]
-        parts = [(side, grams(one, 3)) for side, one in units]
-        prompt = [gram for side, gram in parts if side in ("prompt", "user")]
-        chosen = [gram for side, gram in parts if side in ("chosen", "assistant")]
-        everything = [gram for _, gram in parts]
-        texts = (prompt, [*prompt, *chosen] if chosen else [], everything)
-        for name, text in zip(KEYS, texts, strict=True):
-            grammed = np.concatenate(text) if text and name in wanted else empty
-            present.append(len(grammed) > 0)
-            sets.append(grammed)
-        exact.append(exact_key("\n".join(text for _, text in slots)))
-        sizes.append(sum(len(one) for side, one in units if side in ("chosen", "assistant", "document")))
-        ties.append(int.from_bytes(exact[-1][:7], "little") ^ (hash_of(slots) & 0xFF))
+    made = print_arrays(rows, wanted)
+    near = Signatures(made["near"], len(rows), len(KEYS))
+    return Prints(made["exact"], made["present"], near, made["size"], made["tie"])
+
+
+def print_arrays(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of `Prints`, to be kept in files."""
     count = len(rows)
-    return Prints(
-        np.frombuffer(b"".join(exact), np.uint64).reshape(count, 2),
-        np.array(present, bool).reshape(count, 3),
-        signatures(sets).reshape(count, 3, NUM_PERMUTATIONS),
-        np.array(sizes, np.int64),
-        np.array(ties, np.uint64),
-    )
+    present = np.zeros((count, len(KEYS)), bool)
+    parts: list[Hashes] = []
+    used: list[tuple[int, int]] = []  # of each part: its row, and the first key that compares it
+    exact, sizes, ties = [], [], []
+    for number, slots in enumerate(rows):
+        exact.append(key_of_units([text.units for _, text in slots]))
+        sizes.append(sum(len(text.units) for side, text in slots if side in (*ANSWERED, "document")))
+        ties.append(int.from_bytes(exact[-1][:7], "little") ^ (hash_of(slots) & 0xFF))
+        for side, text in slots:
+            first = 0 if side in ASKED else 1 if side in ANSWERED else 2
+            if wanted and len(text.units):
+                parts.append(grams(text.units, SHINGLE))
+                used.append((number, first))
+                present[number, first:] = True
+        present[number, 1] &= any(side in ANSWERED for side, _ in slots)
+    present &= [key in wanted for key in KEYS]
+    return {
+        "exact": np.frombuffer(b"".join(exact), np.uint64).reshape(count, 2),
+        "present": present,
+        "near": _joined(signatures(parts), used, count),
+        "size": np.array(sizes, np.int64),
+        "tie": np.array(ties, np.uint64),
+    }
 
 
-def hash_of(slots: list[tuple[str, str]]) -> int:
+def _joined(parts: NDArray[np.uint32], used: list[tuple[int, int]], count: int) -> NDArray[np.uint32]:
+    """Signatures of all keys of all rows: that of a union is the smaller number at each place."""
+    near = np.full((count, len(KEYS), NUM_PERMUTATIONS), np.iinfo(np.uint32).max, np.uint32)
+    rows, firsts = np.array(used, np.int64).reshape(-1, 2).T
+    for first in range(len(KEYS)):
+        mine = rows[firsts == first]
+        if len(mine):
+            starts = np.flatnonzero(np.diff(mine, prepend=-1))
+            near[mine[starts], first] = np.minimum.reduceat(parts[firsts == first], starts, axis=0)
+        if first:
+            np.minimum(near[:, first], near[:, first - 1], out=near[:, first])
+    return near
+
+
+class Gathering:
+    """Prints of rows that come one by one; signatures go to a temporary file. A context manager, which removes it."""
+
+    def __init__(self, wanted: tuple[str, ...], directory: Path | None = None) -> None:
+        self._wanted = wanted
+        self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed on exit)
+        self._small: list[dict[str, np.ndarray]] = []
+        self._batch: list[list[tuple[str, Text]]] = []
+
+    def __enter__(self) -> "Gathering":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, slots: Sequence[tuple[str, str]]) -> None:
+        """One more row."""
+        self._batch.append([(side, Text(text)) for side, text in slots])
+        if len(self._batch) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        made = print_arrays(self._batch, self._wanted)
+        self._file.write(np.ascontiguousarray(made.pop("near")).tobytes())
+        self._small.append(made)
+        self._batch.clear()
+
+    def prints(self) -> Prints:
+        """Of all rows."""
+        self._flush()
+        self._file.flush()
+        return join_prints(self._small, self._file)
+
+
+def join_prints(parts: Sequence[dict[str, np.ndarray]], near: IO[bytes]) -> Prints:
+    """Prints of parts in order, whose signatures are in a file."""
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in ("exact", "present", "size", "tie")}
+    count = len(joined["size"])
+    held: NDArray[np.uint32] | IO[bytes] = near
+    if (size := count * len(KEYS) * NUM_PERMUTATIONS * 4) <= _IN_MEMORY:
+        near.seek(0)
+        held = np.frombuffer(near.read(size), np.uint32).reshape(count, len(KEYS), NUM_PERMUTATIONS)
+    return Prints(joined["exact"], joined["present"], Signatures(held, count, len(KEYS)), joined["size"], joined["tie"])
+
+
+def hash_of(slots: Sequence[tuple[str, Text]]) -> int:
     """A number from the raw text: not Python's hash, which changes from run to run."""
-    import zlib
-
-    return zlib.crc32("\0".join(text for _, text in slots).encode("utf-8", "surrogatepass"))
+    return zlib.crc32("\0".join(text.raw for _, text in slots).encode("utf-8", "surrogatepass"))
 
 
 def ranking(prints: Prints, better: Better) -> NDArray[np.int64]:
@@ -84,58 +165,82 @@ class Duplicate:
     similarity: float
 
 
+Grouping = Callable[[int], NDArray[np.int32]]
+
+
 def find_duplicates(
-    prints: Prints, *, keys: tuple[str, ...], exact: bool = True, threshold: float = 0.7, better: Better
+    prints: Prints,
+    *,
+    keys: tuple[str, ...],
+    exact: bool = True,
+    threshold: float = 0.7,
+    better: Better,
+    grouping: Grouping | None = None,
 ) -> Iterator[Duplicate]:
-    """Every row that goes, by exact key first, then by each near key in turn."""
+    """Every row that goes, by exact key first, then by each near key in turn.
+
+    `grouping` finds the groups of a key (`group_bands` of its bands) elsewhere, on a cluster.
+    """
     order = ranking(prints, better)
     alive = np.ones(len(order), bool)
-    if exact:
-        first: dict[bytes, int] = {}
-        for row in order.tolist():
-            kept = first.setdefault(prints.exact[row].tobytes(), row)
-            if kept != row:
-                alive[row] = False
-                yield Duplicate(row, kept, "exact", 1.0)
+    for duplicate in _same(prints, order) if exact else ():
+        alive[duplicate.row] = False
+        yield duplicate
     for key in keys:
         column = KEYS.index(key)
-        for duplicate in _near(prints, column, order, alive, threshold):
+        groups = grouping(column) if grouping else group_bands(prints.near.bands(column), prints.present[:, column])
+        for duplicate in _near(prints, column, order, alive, groups, threshold):
             alive[duplicate.row] = False
             yield duplicate
 
 
+def _same(prints: Prints, order: NDArray[np.int64]) -> Iterator[Duplicate]:
+    """Rows with the exact key of a better one."""
+    if not len(order):
+        return
+    _, inverse = np.unique(prints.exact[order].view("V16").ravel(), return_inverse=True)
+    best = np.full(int(inverse.max()) + 1, len(order), np.int64)
+    np.minimum.at(best, inverse, np.arange(len(order)))
+    for place in np.flatnonzero(best[inverse] != np.arange(len(order))).tolist():
+        yield Duplicate(int(order[place]), int(order[best[inverse[place]]]), "exact", 1.0)
+
+
 def _near(
-    prints: Prints, column: int, order: NDArray[np.int64], alive: NDArray[np.bool_], threshold: float
+    prints: Prints,
+    column: int,
+    order: NDArray[np.int64],
+    alive: NDArray[np.bool_],
+    groups: NDArray[np.int32],
+    threshold: float,
 ) -> Iterator[Duplicate]:
-    near = prints.near[:, column]
-    groups = _groups(near, alive & prints.present[:, column])
-    candidates: NDArray[np.bool_] = np.asarray((groups >= 0).any(axis=1))
+    candidates = alive & np.asarray((groups >= 0).any(axis=1))
     buckets: dict[int, list[int]] = {}
     for row in order[candidates[order]].tolist():
         mine = [group for group in groups[row].tolist() if group >= 0]
         others = sorted({other for group in mine for other in buckets.get(group, ())})
         if others:
-            similar = (near[others] == near[row]).mean(axis=1)
+            similar = (prints.near.of(others, column) == prints.near.of([row], column)).mean(axis=1)
             best = int(similar.argmax())
             if similar[best] >= threshold:
                 yield Duplicate(row, others[best], KEYS[column], float(similar[best]))
                 continue
         for group in mine:
-            buckets.setdefault(group, []).append(row)
+            bucket = buckets.setdefault(group, [])
+            if len(bucket) < MOST_KEPT:
+                bucket.append(row)
 
 
-def _groups(near: NDArray[np.uint32], alive: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each row and band the number of the group of rows that agree in the band; -1 where a row is alone."""
-    width = NUM_PERMUTATIONS // NUM_BANDS
-    groups = np.full((len(near), NUM_BANDS), -1, np.int64)
-    rows = np.flatnonzero(alive)
+def group_bands(bands: NDArray[np.uint64], present: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """For each row and band [N, 20] the number of the group of rows that agree in the band; -1 where it is alone."""
+    groups = np.full((len(bands), NUM_BANDS), -1, np.int32)
+    rows = np.flatnonzero(present)
     base = 0
     for band in range(NUM_BANDS):
-        values = np.ascontiguousarray(near[rows, band * width : (band + 1) * width])
-        _, inverse, counts = np.unique(values.view(f"V{4 * width}").ravel(), return_inverse=True, return_counts=True)
-        shared = counts[inverse] > 1
-        groups[rows[shared], band] = inverse[shared] + base
-        base += len(counts)
+        _, inverse, counts = np.unique(bands[rows, band], return_inverse=True, return_counts=True)
+        shared = counts > 1
+        numbers = np.where(shared, np.cumsum(shared) - 1 + base, -1).astype(np.int32)
+        groups[rows, band] = numbers[inverse]
+        base += int(shared.sum())
     return groups
 
 
@@ -158,19 +263,18 @@ def similar_groups(prints: Prints, *, keys: tuple[str, ...], threshold: float = 
         join(row, [first.setdefault(prints.exact[row].tobytes(), row)])
     for key in keys:
         column = KEYS.index(key)
-        near = prints.near[:, column]
-        for rows in _buckets(_groups(near, prints.present[:, column])):
+        for rows in _buckets(group_bands(prints.near.bands(column), prints.present[:, column])):
             if len(rows) > MOST_COMPARED:
                 join(rows[0], rows[1:])
             elif len({root(row) for row in rows}) > 1:
-                signatures_of = near[rows]
+                signatures_of = prints.near.of(rows, column)
                 for index, row in enumerate(rows[:-1]):
                     similar = (signatures_of[index + 1 :] == signatures_of[index]).mean(axis=1) >= threshold
                     join(row, [rows[index + 1 + int(place)] for place in np.flatnonzero(similar)])
     return np.array([root(row) for row in range(len(parent))], np.int64)
 
 
-def _buckets(groups: NDArray[np.int64]) -> Iterator[list[int]]:
+def _buckets(groups: NDArray[np.int32]) -> Iterator[list[int]]:
     """The rows of each group of each band."""
     for band in range(NUM_BANDS):
         order = np.argsort(groups[:, band], kind="stable")

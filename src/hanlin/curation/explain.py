@@ -1,13 +1,20 @@
 """What every rule says of one row, whatever the recipe makes of it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanlin.curation.guarding import questions
+from hanlin.curation.guards import Guard
+from hanlin.curation.identity import check_claims, own_names
+from hanlin.curation.lexicon import check_words
+from hanlin.curation.personal import check_spans
 from hanlin.curation.policy import SIDE_RULES
-from hanlin.curation.rows import read_slots
-from hanlin.curation.rule import Around, Text
-from hanlin.curation.shards import Trouble, find_shards, read_chunks
+from hanlin.curation.recipe import CurationSection
+from hanlin.curation.rows import Slot, slots_of
+from hanlin.curation.rule import Around, Text, Verdict
+from hanlin.curation.shards import Row, Trouble, find_shards, parse_row, read_chunks
+from hanlin.curation.surroundings import with_surroundings
+from hanlin.curation.toxicity import judge_toxicity
 from hanlin.data.rows import BadRow
 from hanlin.errors import DataError
 
@@ -23,36 +30,57 @@ class Line:
     found: str
 
 
-def explain(place: str) -> list[Line]:
-    """The verdicts on row "FILE:NUMBER" (from 1). Raises DataError where there is no such row."""
+def explain(
+    place: str, config: CurationSection | None = None, *, guard: Guard | None = None, guarded: tuple[str, ...] = ()
+) -> list[Line]:
+    """The verdicts on row "FILE:NUMBER" (from 1), with the names and words of `config`, and the guard's of the sides
+    `guarded`. Raises DataError where there is no such row.
+    """
+    try:
+        _, slots, _ = slots_of(_row_at(place))
+    except BadRow as bad:
+        raise DataError(f"{place}: {bad.reason}") from None
+    lines = _verdicts(slots, config or CurationSection())
+    if guard is not None:
+        for side, prompt, answer in questions(slots, guarded):
+            lines.append(_line(side, "guard", prompt if answer is None else answer, guard(prompt, answer)))
+    return lines
+
+
+def _row_at(place: str) -> Row:
     name, _, number = place.rpartition(":")
     if not name or not number.isdigit():
         raise DataError(f"{place} should have the form FILE:ROW, such as pairs.jsonl:12")
     for chunk in read_chunks(find_shards([name]), chunk_bytes=4_000_000, largest_row=64_000_000):
         if chunk.first <= int(number) < chunk.first + len(chunk.rows):
-            return _verdicts(chunk.rows[int(number) - chunk.first], place)
+            raw = chunk.rows[int(number) - chunk.first]
+            if isinstance(raw, Trouble):
+                raise DataError(f"{place}: {raw.reason}")
+            return parse_row(str(Path(name)), int(number), raw)
     raise DataError(f"{name} has no row {number}")
 
 
-def _verdicts(raw: bytes | Trouble, place: str) -> list[Line]:
-    if isinstance(raw, Trouble):
-        raise DataError(f"{place}: {raw.reason}")
-    try:
-        _, slots, _ = read_slots(json.loads(raw), Path(place).name)
-    except BadRow as bad:
-        raise DataError(f"{place}: {bad.reason}") from None
-    except ValueError:
-        raise DataError(f"{place} is not JSON") from None
-    lines, asked = [], None
-    for side, raw_text in slots:
-        text = Text(raw_text)
-        around = Around(None if side in ("prompt", "user", "document") else asked, side)
+def _verdicts(slots: list[Slot], config: CurationSection) -> list[Line]:
+    lines = []
+    for text, around in with_surroundings(slots, [Text(raw) for _, raw in slots]):
         for rule in SIDE_RULES.values():
-            if rule.name == "document" and side != "document":
-                continue
-            verdict = rule.check(text, around)
-            found = raw_text[verdict.spans[0].start : verdict.spans[0].end] if verdict.spans else ""
-            lines.append(Line(side, rule.name, verdict.keep, verdict.reason, found[:80]))
-        if side in ("prompt", "user"):
-            asked = text
+            if rule.name != "document" or around.side == "document":
+                lines.append(_line(around.side, rule.name, text.raw, _verdict(rule.name, text, around, config)))
+        lines.append(_line(around.side, "toxic", text.raw, judge_toxicity(text)))
     return lines
+
+
+def _verdict(rule: str, text: Text, around: Around, config: CurationSection) -> Verdict:
+    """The rule's check; those that a recipe tells something, with what it tells."""
+    if rule == "personal":
+        return check_spans(text, addresses=config.addresses)
+    if rule == "identity":
+        return check_claims(text, own=own_names(config.name, config.maker))
+    if rule == "lexicon":
+        return check_words(text, extra=config.words, allowed=config.allowed)
+    return SIDE_RULES[rule].check(text, around)
+
+
+def _line(side: str, rule: str, raw: str, verdict: Verdict) -> Line:
+    found = raw[verdict.spans[0].start : verdict.spans[0].end] if verdict.spans else ""
+    return Line(side, rule, verdict.keep, verdict.reason, found[:80])

@@ -8,6 +8,7 @@ points, since a Python loop over characters would take longer than MinHash itsel
 import hashlib
 import importlib.util
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -55,11 +56,32 @@ def _powers() -> Hashes:
         return np.cumprod(np.full(4096, 0x100000001B3, np.uint64))
 
 
-def folded(text: str) -> str:
-    """NFKC, lower case, and Traditional characters as Simplified ones."""
+@cache
+def _plain_characters() -> NDArray[np.uint32]:
+    """NFKC and lower case of every character that has one of each and joins with no other; 0 for the rest."""
+    table = np.zeros(0x110000, np.uint32)
+    table[0x3400:0xA000] = np.arange(0x3400, 0xA000)
+    for code in (*range(1, 0x3400), *range(0xF900, 0xFFF0)):
+        made = unicodedata.normalize("NFKC", chr(code)).lower()
+        joins = unicodedata.category(chr(code))[0] == "M" or 0x1100 <= code < 0x1200 or code == 0x3A3
+        if len(made) == 1 and not joins and unicodedata.category(made)[0] != "M":
+            table[code] = ord(made)
+    return table
+
+
+def plain(text: str) -> str:
+    """NFKC and lower case."""
     if text.isascii():
         return text.lower()
-    return _simplifier().convert(unicodedata.normalize("NFKC", text).lower())
+    codes = _plain_characters()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
+    if codes.all():
+        return codes.tobytes().decode("utf-32-le", "surrogatepass")
+    return unicodedata.normalize("NFKC", text).lower()
+
+
+def folded(text: str) -> str:
+    """NFKC, lower case, and Traditional characters as Simplified ones."""
+    return text.lower() if text.isascii() else _simplifier().convert(plain(text))
 
 
 def unit_hashes(text: str) -> Hashes:
@@ -111,4 +133,12 @@ def signatures(sets: list[Hashes]) -> NDArray[np.uint32]:
 
 def exact_key(text: str) -> bytes:
     """Sixteen bytes that texts share which differ only in case, width, script, spaces and punctuation."""
-    return hashlib.blake2b(unit_hashes(folded(text)).tobytes(), digest_size=16).digest()
+    return key_of_units([unit_hashes(folded(text))])
+
+
+def key_of_units(texts: Sequence[Hashes]) -> bytes:
+    """`exact_key` of texts one below the other, by their units."""
+    key = hashlib.blake2b(digest_size=16)
+    for units in texts:
+        key.update(units.tobytes())
+    return key.digest()

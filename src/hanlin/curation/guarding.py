@@ -1,14 +1,14 @@
 """The guard's pass over the rows that the rules and the search for duplicates left: a model is dear, so it comes last.
 
-A chunk's verdicts are two files in the work directory, chunk-000007.guard.jsonl (decisions) and, written last,
-chunk-000007.guard.json (rows that go, counts): a run that was killed goes on with the next chunk.
+A chunk's verdicts are two files in the work directory, chunk-000000007.guard.jsonl (decisions) and, written last,
+chunk-000000007.guard.json (rows that go, counts): a run that was killed goes on with the next chunk.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +16,58 @@ import numpy as np
 from hanlin.curation.guards import Guard
 from hanlin.curation.policy import Decision
 from hanlin.curation.recipe import GuardSection
-from hanlin.curation.rows import Slot, read_slots
+from hanlin.curation.rows import ASKED, Slot, read_slots
 from hanlin.curation.rule import Verdict
 from hanlin.curation.shards import line_of, write_file
-from hanlin.curation.work import part
-
-_ASKED = ("prompt", "user")
+from hanlin.curation.work import num_rows, part
 
 
-def guard_chunks(
-    section: GuardSection, work: Path, numbers: Sequence[int], gone: set[int], guard: Guard, counts: Counter[str]
-) -> set[int]:
-    """Rows (numbered over all chunks) that the guard drops; its decisions are left in the work directory.
+@dataclass(frozen=True, slots=True)
+class GuardTask:
+    """One chunk that the guard has not seen: how many rows it has, and which of them went before."""
 
-    `gone` rows are not looked at. Counts are added to `counts`.
-    """
+    number: int
+    rows: int
+    gone: frozenset[int]
+
+
+def guard_tasks(work: Path, numbers: Sequence[int], gone: set[int]) -> list[GuardTask]:
+    """What is left to do. `gone` rows are numbered over all chunks."""
+    tasks, first, left = [], 0, sorted(gone)
+    start = 0
+    for number in numbers:
+        rows = num_rows(work, number)
+        end = start
+        while end < len(left) and left[end] < first + rows:
+            end += 1
+        if not part(work, number, "guard.json").exists():
+            tasks.append(GuardTask(number, rows, frozenset(row - first for row in left[start:end])))
+        first, start = first + rows, end
+    return tasks
+
+
+def collect_guarded(work: Path, numbers: Sequence[int], counts: Counter[str]) -> set[int]:
+    """Rows, numbered over all chunks, that the guard dropped; its counts are added to `counts`."""
     dropped: set[int] = set()
     first = 0
     for number in numbers:
-        lines = part(work, number, "rows.jsonl").read_bytes().split(b"\n")[:-1]
-        marker = part(work, number, "guard.json")
-        if not marker.exists():
-            _guard_chunk(section, work, number, lines, {index - first for index in gone}, guard)
-        told = json.loads(marker.read_text(encoding="utf-8"))
+        told = json.loads(part(work, number, "guard.json").read_text(encoding="utf-8"))
         dropped.update(first + index for index in told["dropped"])
         counts.update(told["counts"])
-        first += len(lines)
+        first += num_rows(work, number)
     return dropped
 
 
-def _guard_chunk(
-    section: GuardSection, work: Path, number: int, lines: Sequence[bytes], gone: set[int], guard: Guard
-) -> None:
-    with np.load(part(work, number, "npz")) as arrays:
+def guard_chunk(section: GuardSection, work: Path, task: GuardTask, guard: Guard) -> None:
+    """Ask the guard about a chunk's rows and write down what it says."""
+    lines = part(work, task.number, "rows.jsonl").read_bytes().split(b"\n")[:-1]
+    with np.load(part(work, task.number, "npz")) as arrays:
         places = [place.decode() for place in arrays["places"].tolist()]
-    left = [index for index in range(len(lines)) if index not in gone]
+    left = [index for index in range(len(lines)) if index not in task.gone]
 
     def judge(index: int) -> list[tuple[str, Verdict]]:
         _, slots, _ = read_slots(json.loads(lines[index]), places[index])
-        return [(side, guard(prompt, answer)) for side, prompt, answer in _questions(slots, section.sides)]
+        return [(side, guard(prompt, answer)) for side, prompt, answer in questions(slots, section.sides)]
 
     with ThreadPoolExecutor(section.parallel) as pool:
         judged = list(pool.map(judge, left))
@@ -69,16 +82,16 @@ def _guard_chunk(
         if objections and section.action == "drop":
             dropped.append(index)
             counts["dropped|guard"] += 1
-    write_file(part(work, number, "guard.jsonl"), decisions)
+    write_file(part(work, task.number, "guard.jsonl"), decisions)
     told = {"dropped": dropped, "counts": counts}
-    write_file(part(work, number, "guard.json"), [json.dumps(told, ensure_ascii=False).encode()])
+    write_file(part(work, task.number, "guard.json"), [json.dumps(told, ensure_ascii=False).encode()])
 
 
-def _questions(slots: Sequence[Slot], sides: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
+def questions(slots: Sequence[Slot], sides: Sequence[str]) -> Iterator[tuple[str, str, str | None]]:
     """(side, prompt, answer) of every text that the guard looks at; the prompt is the last one that was asked."""
     asked = ""
     for side, text in slots:
-        if side in _ASKED:
+        if side in ASKED:
             asked = text
         if side in sides:
-            yield (side, text, None) if side in (*_ASKED, "document") else (side, asked, text)
+            yield (side, text, None) if side in (*ASKED, "document") else (side, asked, text)

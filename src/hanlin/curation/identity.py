@@ -9,6 +9,7 @@ answer about language models.
 import re
 from collections.abc import Iterator
 
+from hanlin.curation.characters import ACCENTED, HAN
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 # Names that mean a model and nothing else; names that are words too want company ("Claude, an AI assistant").
@@ -139,6 +140,8 @@ _SCREENS = (
     tuple(name.encode() for name in _SCREEN if name.isascii()),
     tuple(name for name in _SCREEN if not name.isascii()),
 )
+_FIRST_PERSON_ZH = ("我", "本", "咱", "俺", "这里是", "這裡是", "在下", "身为", "作为", "作為")
+_FIRST_PERSON_EN = frozenset(("i", "im", "my", "me"))
 
 _MADE_ZH = (
     r"(?:训练|开发|研发|创造|打造|设计|推出|发布|提供|构建|制造|研制|创建|創造|開發|訓練|研發|設計|推出|所有"
@@ -235,13 +238,9 @@ _QUOTES = ("“”", "「」", "『』")
 
 def find_identity(text: Text, *, own: tuple[str, ...] = ()) -> tuple[Span, ...]:
     """The names of models and makers that the text claims for itself; `own` names (the user's) are no mistake."""
-    lowered = text.lowered
-    in_latin, in_han = _SCREENS
-    if not any(name in text.ascii for name in in_latin) and not (
-        text.num_han and any(name in lowered for name in in_han)
-    ):
+    if not _is_in_the_first_person(text) or not _names_somebody(text):
         return ()
-    lowered = lowered.replace("’", "'")
+    lowered = text.lowered.replace("’", "'")
     spans: list[Span] = []
     done = 0
     looked = 0
@@ -256,6 +255,20 @@ def find_identity(text: Text, *, own: tuple[str, ...] = ()) -> tuple[Span, ...]:
         if claim and not _is_reported(lowered, start + claim.start()):
             spans += _names(lowered, start, done, own)
     return tuple(spans)
+
+
+def _is_in_the_first_person(text: Text) -> bool:
+    """Whether a word is there without which no pattern finds a claim."""
+    if text.has(HAN) and any(word in text.raw for word in _FIRST_PERSON_ZH):
+        return True
+    return text.has(ACCENTED) or not text.vocabulary.isdisjoint(_FIRST_PERSON_EN) or b"this is" in text.outline
+
+
+def _names_somebody(text: Text) -> bool:
+    in_latin, in_han = _SCREENS
+    if any(name in text.outline for name in in_latin):
+        return True
+    return text.has(HAN) and any(name in text.lowered for name in in_han)
 
 
 def _sentence(text: str, start: int, end: int, floor: int) -> tuple[int, int]:
@@ -300,9 +313,19 @@ def rewritten(text: str, spans: tuple[Span, ...], *, name: str, maker: str) -> s
     return text
 
 
+def own_names(*names: str) -> tuple[str, ...]:
+    """The user's own names as `find_identity` wants them."""
+    return tuple(name.lower() for name in names if name)
+
+
 def check_identity(text: Text, around: Around) -> Verdict:
     """The rule `identity`: objects to a first-person claim to be another maker's model."""
-    spans = find_identity(text)
+    return check_claims(text, own=())
+
+
+def check_claims(text: Text, *, own: tuple[str, ...]) -> Verdict:
+    """The rule with the recipe's own names."""
+    spans = find_identity(text, own=own)
     return objection(f"claims to be {text.raw[spans[0].start : spans[0].end]}", spans) if spans else KEEP
 
 

@@ -4,8 +4,9 @@ The judgement is `hanlin.text.language`'s. It strips code and names before it co
 raw characters decide first where they leave no doubt.
 """
 
+from hanlin.curation.characters import KANA, PICTURE
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
-from hanlin.text.language import chinese_variant, emoji_in, has_other_script, latin_license, measure
+from hanlin.text.language import emoji_in, has_other_script, latin_license, measure
 from hanlin.text.lexicon import ORDINARY, OTHER_FUNCTION
 
 _TRANSLATE = (
@@ -44,7 +45,7 @@ SHARE = 0.02  # of the letters that may be ordinary words of the other language
 
 def quick_language(text: Text) -> str:
     """ "zh" or "en" where raw counts leave no doubt, else what the full measure says ("zh", "en", "other", "none")."""
-    if text.num_han > 3 * len(text.words) and text.num_han >= 4 and not _has_kana(text.raw):
+    if text.num_han > 3 * len(text.words) and text.num_han >= 4 and not text.count(KANA, 400):
         return "zh"
     if len(text.words) >= 8 and not text.num_han and len(ORDINARY.intersection(text.words)) >= 3:
         if text.raw.isascii() and len(text.words) >= 20:
@@ -56,10 +57,6 @@ def quick_language(text: Text) -> str:
     return text.evidence.language
 
 
-def _has_kana(raw: str) -> bool:
-    return any("\u3041" <= char <= "\u30ff" for char in raw[:400])
-
-
 def asks_for_another(prompt: Text) -> bool:
     """Whether the prompt speaks of languages or translation: then the answer's is its own affair."""
     return any(word in prompt.lowered for word in _TRANSLATE)
@@ -67,12 +64,10 @@ def asks_for_another(prompt: Text) -> bool:
 
 def check_agreement(text: Text, around: Around) -> Verdict:
     """The rule `language`: an answer in another language than its prompt's, which does not ask for it."""
-    if around.prompt is None:
+    if around.prompt is None or text.size < 4 or "```" in text.raw or asks_for_another(around.prompt):
         return KEEP
     asked, answered = quick_language(around.prompt), quick_language(text)
-    if asked not in ("zh", "en") or answered == "none" or asked == answered or text.size < 4:
-        return KEEP
-    if asks_for_another(around.prompt) or "```" in text.raw:
+    if asked not in ("zh", "en") or answered == "none" or asked == answered:
         return KEEP
     return objection(f"asked in {asked}, answered in {answered}")
 
@@ -99,8 +94,7 @@ def check_emoji(text: Text, around: Around) -> Verdict:
     """The rule `emoji`: pictographs that the prompt did not use."""
     if text.raw.isascii() or (around.prompt and not around.prompt.raw.isascii() and emoji_in(around.prompt.raw)):
         return KEEP
-    # The pattern is slow; nothing below U+231A starts an emoji but signs with a selector (U+FE0F).
-    if not any(char >= "\U0001f000" or "\u231a" <= char <= "\u2b55" or char == "\ufe0f" for char in set(text.raw)):
+    if not text.has(PICTURE):  # the pattern is slow
         return KEEP
     found = emoji_in(text.raw)
     at = text.raw.find(found[0]) if found else 0
@@ -113,7 +107,7 @@ def check_script(text: Text, around: Around) -> Verdict:
         return KEEP
     if any(word in around.prompt.raw for word in ("繁体", "繁體", "简体", "簡體", "粤语", "粵語", "古文", "文言")):
         return KEEP
-    asked, answered = chinese_variant(around.prompt.raw[:2000]), chinese_variant(text.raw[:2000])
+    asked, answered = around.prompt.variant, text.variant
     return objection(f"asked in {asked}, answered in {answered}") if asked and answered and asked != answered else KEEP
 
 

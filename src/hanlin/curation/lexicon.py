@@ -114,7 +114,7 @@ def find_abuse(text: Text, *, extra: tuple[str, ...] = (), allowed: tuple[str, .
 
 
 def _found(text: Text, english: frozenset[str], chinese: re.Pattern[str]) -> Iterator[Span]:
-    if not english.isdisjoint(word.lower() for word in text.words):
+    if not english.isdisjoint(text.vocabulary):
         for match in _WORD.finditer(text.lowered):
             if match[0] in english:
                 yield Span(*match.span(), "abuse")

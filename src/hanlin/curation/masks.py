@@ -5,6 +5,7 @@ value fails its check digit or lies in a range that nobody is given, so that cur
 """
 
 import hashlib
+import json
 
 from hanlin.curation.personal import find_personal
 from hanlin.curation.rule import Span, Text
@@ -37,12 +38,15 @@ class Masks:
         self._chinese, self._replace = chinese, replace
         self._of: dict[tuple[str, str], str] = {}
 
-    def apply(self, text: str, spans: tuple[Span, ...]) -> tuple[str, list[str]]:
-        """The text with each span masked (or replaced), and what was put there."""
+    def apply(self, text: str, spans: tuple[Span, ...], *, is_data: bool = False) -> tuple[str, list[str]]:
+        """The text with each span masked (or replaced), and what was put there. Data that is JSON stays JSON."""
         put = [self.of(text[span.start : span.end], span.kind) for span in spans]
         made = _join(text, spans, put)
         if self._replace and find_personal(Text(made)):
             put = [self._mask(text[span.start : span.end], span.kind) for span in spans]
+            made = _join(text, spans, put)
+        if is_data and _is_json(text) and not _is_json(made):
+            put = [_quoted(text, span, mask) for span, mask in zip(spans, put, strict=True)]
             made = _join(text, spans, put)
         return made, put
 
@@ -57,6 +61,19 @@ class Masks:
             label = LABELS[kind][0 if self._chinese else 1]
             self._of[key] = f"[{label}{number if number > 1 else ''}]"
         return self._of[key]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _quoted(text: str, span: Span, mask: str) -> str:
+    """The mask as a JSON string where a number stood: {"phone": 13812345678}."""
+    return f'"{mask}"' if text[: span.start].rstrip()[-1:] in tuple(":[,") else mask
 
 
 def _join(text: str, spans: tuple[Span, ...], put: list[str]) -> str:

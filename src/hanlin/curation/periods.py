@@ -8,9 +8,9 @@ are ruled out.
 import numpy as np
 
 LONGEST, TIMES = 30, 12  # characters of a stretch; how often it stands in a row
-_STEP, _WINDOW = 8, 4
+_STEP, _WINDOW, _MULTIPLIER = 8, 4, np.uint64(0x100000001B3)
 # Of a run of 11 p places those at which a window fits, and how many of them a grid of every eighth place hits for sure.
-_NEEDED = [((TIMES - 1) * period - _WINDOW + 1) // _STEP for period in range(1, LONGEST + 1)]
+_NEEDED = np.array([((TIMES - 1) * period - _WINDOW + 1) // _STEP for period in range(1, LONGEST + 1)])
 
 
 def may_repeat(text: str) -> bool:
@@ -18,14 +18,18 @@ def may_repeat(text: str) -> bool:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     if len(codes) < TIMES:
         return False
-    padded = np.concatenate((codes, np.zeros(LONGEST + _WINDOW, np.uint32))).astype(np.uint64)
-    key = padded[: len(codes) + LONGEST].copy()
+    key = np.zeros(len(codes) + LONGEST + _WINDOW, np.uint64)
+    key[: len(codes)] = codes
+    total = key[: len(codes) + LONGEST].copy()
     for index in range(1, _WINDOW):
-        key = key * np.uint64(0x100000001B3) + padded[index : index + len(key)]
-    windows = np.lib.stride_tricks.sliding_window_view(key, LONGEST + 1)[::_STEP]
-    same = windows[:, 1:] == windows[:, :1]
-    likely = np.flatnonzero(same.sum(axis=0) >= _NEEDED)
-    return any(_longest_run(same[:, place]) >= _NEEDED[place] for place in likely.tolist())
+        total *= _MULTIPLIER
+        total += key[index : index + len(total)]
+    size = (len(codes) - 1) // _STEP + 1
+    # Row by row the windows at the distances 0 to 30 from every eighth place.
+    windows = np.ndarray((LONGEST + 1, size), np.uint64, total, 0, (8, 8 * _STEP))
+    same = windows[1:] == windows[0]
+    likely = np.flatnonzero(np.count_nonzero(same, axis=1) >= _NEEDED)
+    return any(_longest_run(same[place]) >= _NEEDED[place] for place in likely.tolist())
 
 
 def _longest_run(same: np.ndarray) -> int:

@@ -10,7 +10,7 @@ follow Google's Sensitive Data Protection.
 import re
 from collections.abc import Callable, Iterator
 
-from hanlin.curation import checksums
+from hanlin.curation import characters, checksums
 from hanlin.curation.contacts import find_contacts
 from hanlin.curation.cues import is_arithmetic, is_quantity, says, says_in, words_before
 from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
@@ -18,6 +18,7 @@ from hanlin.curation.secrets import find_secrets, find_url_credentials
 
 _START, _END = r"(?<![0-9A-Za-z_])", r"(?![0-9A-Za-z_])"
 _MANY_DIGITS = re.compile(r"\d(?:[ .()\u2010-\u2015-]{0,2}\d){5}")
+_DIGITS = bytes(0x30 if 0x30 <= code <= 0x39 else 0x2E for code in range(256))
 
 _RESIDENT = re.compile(r"(?<!\d)(?<!\d[-.])([1-8]\d{5})([ -]?)((?:18|19|20)\d{6})\2(\d{3}[\dXx])(?!\d)(?![A-Za-z_])")
 _OLD_RESIDENT = re.compile(r"(?<!\d)([1-8]\d)\d{4}(\d{6})\d{3}(?!\d)(?![A-Za-z_])")
@@ -48,10 +49,10 @@ _TAIWAN = re.compile(_START + r"[A-Z][1289]\d{8}" + _END)
 _HONG_KONG = re.compile(_START + r"([A-Z]{1,2})(\d{6})([(（][0-9A][)）]|[0-9A]" + _END + ")")
 _COMPANY = re.compile(_START + r"[0-9A-HJ-NPQRTUWXY]{2}\d{6}[0-9A-HJ-NPQRTUWXY]{10}" + _END)
 _PLATE = re.compile(
-    r"([京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼])[A-HJ-NP-Z]([·•・ -]?)"
+    rf"([{characters.PROVINCES}])[A-HJ-NP-Z]([·•・ -]?)"
     r"(?:[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳]|[A-HJK][A-HJ-NP-Z0-9]\d{4}|\d{5}[A-HJK])" + _END
 )
-_PROVINCE = re.compile(r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][A-HJ-NP-Z]")
+_PROVINCE = re.compile(rf"[{characters.PROVINCES}][A-HJ-NP-Z]")
 _TRAVEL = re.compile(_START + r"(?:[A-Za-z]{1,2}\d{7,8}|[HMhm]\d{8}(?:\d{2})?|\d{8,9})" + _END)
 _ADDRESS = re.compile(
     r"(?:[\u4e00-\u9fff]{2,7}(?:省|自治区))?(?:[\u4e00-\u9fff]{2,7}市)?[\u4e00-\u9fff]{1,7}[市区县旗](?:[\u4e00-\u9fff]{1,8}[镇乡街道])?"
@@ -70,17 +71,25 @@ def find_personal(text: Text, *, addresses: bool = False) -> tuple[Span, ...]:
     `addresses` looks for Chinese postal addresses too, which the pattern finds less surely.
     """
     found: list[Span] = []
-    if _MANY_DIGITS.search(text.folded):
-        for finder in _BY_DIGITS:
-            found += finder(text)
+    packed = _packed_digits(text)
+    if b"0" * 6 in packed and _MANY_DIGITS.search(text.folded):
+        for fewest, finder in _BY_DIGITS:
+            if b"0" * fewest in packed:
+                found += finder(text)
     found += find_contacts(text)
-    if text.num_han and _PROVINCE.search(text.folded):
+    if text.has(characters.PROVINCE) and _PROVINCE.search(text.folded):
         found += _plates(text)
     found += find_url_credentials(text.folded)
-    found += find_secrets(text.folded, text.lowered)
+    found += find_secrets(text)
     if addresses and "号" in text.raw:
         found += (Span(*match.span(), "address", "contextual") for match in _ADDRESS.finditer(text.raw))
     return _apart(found) if len(found) > 1 else tuple(found)
+
+
+def _packed_digits(text: Text) -> bytes:
+    """Runs of digits as runs of zeros, without what may stand between the digits of one number."""
+    between = b" .()-?" if text.has(characters.DASH) else b" .()-"
+    return text.outline.translate(_DIGITS, between)
 
 
 _GRAVITY: dict[Severity, int] = {"sensitive": 0, "personal": 1, "contextual": 2}
@@ -240,14 +249,21 @@ def _plates(text: Text) -> Iterator[Span]:
             yield Span(*match.span(), "plate")
 
 
-_BY_DIGITS: tuple[Callable[[Text], Iterator[Span]], ...] = (
-    *(_residents, _cards, _mobiles, _landlines, _phones_abroad, _socials, _documents, _companies),
+# Each with the fewest digits in a row that it can find anything in.
+_BY_DIGITS: tuple[tuple[int, Callable[[Text], Iterator[Span]]], ...] = (
+    *((15, _residents), (14, _cards), (11, _mobiles), (7, _landlines), (8, _phones_abroad), (9, _socials)),
+    *((6, _documents), (6, _companies)),
 )
 
 
 def check_personal(text: Text, around: Around) -> Verdict:
     """The rule `personal`: objects where `find_personal` finds something, and proposes masks."""
-    spans = find_personal(text)
+    return check_spans(text, addresses=False)
+
+
+def check_spans(text: Text, *, addresses: bool) -> Verdict:
+    """The rule, with postal addresses or without."""
+    spans = find_personal(text, addresses=addresses)
     return objection(f"{len(spans)} × {spans[0].kind}", spans, action="mask") if spans else KEEP
 
 

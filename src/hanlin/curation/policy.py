@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hanlin.curation import languages, pairs, quality
-from hanlin.curation.identity import IDENTITY, find_identity, rewritten
+from hanlin.curation.identity import IDENTITY, find_identity, own_names, rewritten
 from hanlin.curation.lexicon import LEXICON, check_words
 from hanlin.curation.masks import Masks
 from hanlin.curation.personal import PERSONAL, find_personal
 from hanlin.curation.recipe import CurationSection, SidePolicy
 from hanlin.curation.rows import Kind, Slot, edited, read_slots
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
+from hanlin.curation.surroundings import with_surroundings
 
 SIDE_RULES: dict[str, Rule] = {
     rule.name: rule for rule in (PERSONAL, IDENTITY, LEXICON, *languages.RULES, *quality.RULES, quality.DOCUMENT)
@@ -55,7 +56,7 @@ class Outcome:
         return next((decision.rule for decision in self.decisions if decision.action == "drop"), "")
 
 
-Judge = Callable[[str], Verdict]
+Judge = Callable[[Text], Verdict]
 
 
 def curate_row(row: Any, name: str, config: CurationSection, *, judge: Judge | None = None) -> Outcome:
@@ -63,31 +64,41 @@ def curate_row(row: Any, name: str, config: CurationSection, *, judge: Judge | N
     kind, slots, label = read_slots(row, name)
     texts = [Text(text) for _, text in slots]
     outcome = Outcome(kind, label, row, slots, texts)
-    asked = next((text for (side, _), text in zip(slots, texts, strict=True) if side in ("prompt", "user")), None)
-    masks = {replace: Masks(chinese=any(text.num_han for text in texts), replace=replace) for replace in (False, True)}
+    masks = _RowMasks(texts)
     edits: dict[Slot, str] = {}
-    last_asked = asked
-    for (side, raw), text in zip(slots, texts, strict=True):
+    around = Around()
+    for text, around in with_surroundings(slots, texts):
+        side = around.side
         policy: SidePolicy = getattr(config, side)
-        if side in ("prompt", "user"):
-            last_asked = text
-        around = Around(None if side in ("prompt", "user", "document") else last_asked, side)
         _check(outcome, text, around, policy, judge)
         if policy.lexicon != "keep":
             verdict = check_words(text, extra=config.words, allowed=config.allowed)
             if not verdict.keep:
                 outcome.decisions.append(_decision(text, side, "lexicon", LEXICON.version, policy.lexicon, verdict))
         made = _personal(outcome, text, side, policy, masks, config)
-        made = _identity(outcome, made, side, policy, config)
-        if made != raw:
-            edits[side, raw] = made
+        made = _identity(outcome, text if made == text.raw else Text(made), side, policy, config)
+        if made != text.raw:
+            edits[side, text.raw] = made
     if kind == "pair":
-        _pair(outcome, texts[-2], texts[-1], last_asked, config)
+        _pair(outcome, texts[-2], texts[-1], around.prompt, config)
     if any(decision.action == "drop" for decision in outcome.decisions):
         outcome.row = None
     elif edits:
         _edit(outcome, row, edits)
     return outcome
+
+
+class _RowMasks:
+    """The masks of one row, made when they are needed."""
+
+    def __init__(self, texts: list[Text]) -> None:
+        self._texts, self._made = texts, dict[bool, Masks]()
+
+    def of(self, *, replace: bool) -> Masks:
+        if replace not in self._made:
+            chinese = any(text.num_han for text in self._texts)
+            self._made[replace] = Masks(chinese=chinese, replace=replace)
+        return self._made[replace]
 
 
 def _edit(outcome: Outcome, row: dict[str, Any], edits: dict[Slot, str]) -> None:
@@ -112,7 +123,7 @@ def _check(outcome: Outcome, text: Text, around: Around, policy: SidePolicy, jud
         if not verdict.keep:
             outcome.decisions.append(_decision(text, around.side, rule.name, rule.version, action, verdict))
     if judge is not None and policy.toxic != "keep":
-        verdict = judge(text.raw)
+        verdict = judge(text)
         if not verdict.keep:
             outcome.decisions.append(_decision(text, around.side, "toxic", 1, policy.toxic, verdict))
 
@@ -124,7 +135,7 @@ def _decision(text: Text, side: str, rule: str, version: int, action: str, verdi
 
 
 def _personal(
-    outcome: Outcome, text: Text, side: str, policy: SidePolicy, masks: dict[bool, Masks], config: CurationSection
+    outcome: Outcome, text: Text, side: str, policy: SidePolicy, masks: "_RowMasks", config: CurationSection
 ) -> str:
     if policy.personal == "keep":
         return text.raw
@@ -132,7 +143,11 @@ def _personal(
     if not spans:
         return text.raw
     edit = policy.personal in ("mask", "replace")
-    made, put = masks[policy.personal == "replace"].apply(text.raw, spans) if edit else (text.raw, [""] * len(spans))
+    made, put = (
+        masks.of(replace=policy.personal == "replace").apply(text.raw, spans, is_data=side == "tool")
+        if edit
+        else (text.raw, [""] * len(spans))
+    )
     for span, after in zip(spans, put, strict=True):
         before = text.raw[span.start : span.end][:_SHOWN]
         outcome.decisions.append(
@@ -143,11 +158,11 @@ def _personal(
     return made
 
 
-def _identity(outcome: Outcome, raw: str, side: str, policy: SidePolicy, config: CurationSection) -> str:
+def _identity(outcome: Outcome, text: Text, side: str, policy: SidePolicy, config: CurationSection) -> str:
+    raw = text.raw
     if policy.identity == "keep":
         return raw
-    own = tuple(name.lower() for name in (config.name, config.maker) if name)
-    spans = find_identity(Text(raw), own=own)
+    spans = find_identity(text, own=own_names(config.name, config.maker))
     if not spans:
         return raw
     action = policy.identity

@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+from hanlin.curation.characters import SUSPECT
 from hanlin.curation.periods import may_repeat
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 SHORTEST, LONGEST = 1, 20_000  # units (Han characters and Latin words) of an answer
-_UNIT = re.compile(r"[\u3400-\u9fff]|[A-Za-z\u00c0-\u024f]+|\d+")
+_UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[A-Za-z\u00c0-\u024f]+|\d+")
+_DIGITS = tuple(b"%d" % digit for digit in range(10))
 _REPEATED = re.compile(r"([^\d\s=\-_*#.|+~·•—–…─━]{1,30}?)\1{11,}")
 _ENDS = re.compile(r"[。！？!?.…”\"』」）)\]}》>`*~:：;；|_、$%°\d\u2600-\u27bf\U0001f000-\U0001faff~～—-]\s*$")
 _CUT = re.compile(
@@ -62,14 +64,26 @@ def check_repetition(text: Text, around: Around) -> Verdict:
         if count >= 6 and 2 * count > len(lines):
             start = raw.find(line)
             return objection(f"one line {count} times", (Span(start, start + len(line), "repetition"),))
-    if text.size >= 200:
+    if text.size >= 200 and not _varies(text):
         units = _UNIT.findall(raw, 0, 20_000)
-        # Each different pair but those at the end starts a different 8-gram: enough pairs, enough 8-grams.
-        if len(set(pairwise(units))) - 6 < 0.35 * (len(units) - 7):
-            grams = list(zip(*(units[index:] for index in range(8)), strict=False))
-            if grams and len(set(grams)) < 0.35 * len(grams):
-                return objection(f"{1 - len(set(grams)) / len(grams):.0%} of its 8-grams repeat")
+        grams = list(zip(*(units[index:] for index in range(8)), strict=False))
+        if grams and len(set(grams)) < 0.35 * len(grams):
+            return objection(f"{1 - len(set(grams)) / len(grams):.0%} of its 8-grams repeat")
     return KEEP
+
+
+def _varies(text: Text) -> bool:
+    """True only where 0.35 of the 8-grams are different: each different pair of units but those at the end starts a
+    different 8-gram, so enough different pairs in a part of the text will do.
+    """
+    most = text.size + sum(map(text.outline.count, _DIGITS))  # at least as many as there are units
+    seen: set[tuple[str, str]] = set()
+    for start in range(0, min(len(text.raw), 20_000), 1000):
+        seen.update(pairwise(_UNIT.findall(text.raw, start, start + 1000)))
+        # One unit may have been cut at each end of a part.
+        if len(seen) - 6 - 2 * (start // 1000 + 1) >= 0.35 * (most - 7):
+            return True
+    return False
 
 
 def check_ending(text: Text, around: Around) -> Verdict:
@@ -86,7 +100,7 @@ def check_ending(text: Text, around: Around) -> Verdict:
 
 def check_garbled(text: Text, around: Around) -> Verdict:
     """The rule `garbled`: replacement characters, the debris of a wrong decoding, control and private characters."""
-    if text.raw.isascii() and text.raw.isprintable():
+    if not text.has(SUSPECT):
         return KEEP
     match = _GARBLED.search(text.raw)
     return objection("wrongly decoded", (Span(*match.span(), "garbled"),)) if match else KEEP

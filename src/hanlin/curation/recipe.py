@@ -91,6 +91,8 @@ class CurationSection(Section):
     rejected: SidePolicy = SidePolicy()
     user: PromptPolicy = PromptPolicy()
     assistant: AnswerPolicy = AnswerPolicy()
+    tool: SidePolicy = SidePolicy()
+    """What tools are given and return: data, of which only personal data is masked."""
     document: DocumentPolicy = DocumentPolicy()
     pair: PairPolicy = PairPolicy()
     addresses: bool = False
@@ -110,7 +112,9 @@ class DuplicatesSection(Section):
     threshold: float = Field(default=0.7, gt=0.3, lt=1)
     """Estimated Jaccard similarity from which two texts count as one."""
     better: Literal["longer_chosen", "shorter_chosen", "first"] = "longer_chosen"
-    """Which of two rows stays; the earlier one where they are equal in it."""
+    """Which of two rows stays: the one with the longer or shorter answers to learn from, in Han characters and words
+    (equal ones by a hash of their text, so that the order of the files decides nothing), or the first.
+    """
 
 
 class DecontaminationSection(Section):
@@ -172,6 +176,10 @@ class RunSection(Section):
     workers: int = Field(default=0, ge=0)
     """Processes; 0: one for each core."""
     chunk_bytes: int = Field(default=4_000_000, gt=0)
+    guard_actors: int = Field(default=1, ge=1)
+    """On a Ray cluster: copies of the guard."""
+    guard_gpus: float = Field(default=0, ge=0)
+    """On a Ray cluster: GPUs of each copy."""
 
 
 class CurationRecipe(Section):

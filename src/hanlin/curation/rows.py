@@ -1,16 +1,25 @@
 """A row of any form as texts with sides, and the row again with some of them changed.
 
 A row that no rule changes is written byte for byte as it was read. A changed one keeps its form and all its columns:
-only the texts that changed are exchanged, wherever the row repeats them.
+only the texts that changed are exchanged, wherever the row repeats them. What a tool is given and what it returns has a
+side of its own: it is data, and neither a question nor an answer.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from hanlin.data.rows import BadRow, read_row
+from hanlin.curation.shards import Row
+from hanlin.data.rows import BadRow, check_characters, read_row
 
 Kind = Literal["pair", "conversation", "document"]
 Slot = tuple[str, str]  # side, text
+ASKED = ("prompt", "user")
+"""The sides that people write."""
+ANSWERED = ("chosen", "assistant")
+"""The answers that are learned from."""
 _ASSISTANT = ("assistant", "gpt", "model", "bot")
+_TOOL = ("tool", "function", "function_call", "function_response", "observation", "ipython", "tool_call")
+_TOOL += ("tool_response",)
 
 
 def read_slots(row: Any, name: str) -> tuple[Kind, list[Slot], str]:
@@ -22,26 +31,71 @@ def read_slots(row: Any, name: str) -> tuple[Kind, list[Slot], str]:
         pair = read_row(row, name)
         prompt = [("prompt", message.content) for message in pair.prompt]
         return "pair", [*prompt, ("chosen", pair.chosen), ("rejected", pair.rejected)], pair.id
+    kind, slots = _of_one_answer(row)
+    for _, text in slots:
+        check_characters(text)
+    return kind, slots, str(label)
+
+
+def slots_of(row: Row) -> tuple[Kind, list[Slot], str]:
+    """`read_slots` of a row that was read from a file, and of one that could not be. Raises BadRow."""
+    return read_slots(value_of_row(row), row.place)
+
+
+def value_of_row(row: Row) -> Any:
+    """What a row of a file says. Raises BadRow where it could not be read."""
+    if row.trouble:
+        raise BadRow(row.trouble)
+    return row.value
+
+
+def _of_one_answer(row: dict[str, Any]) -> tuple[Kind, list[Slot]]:
     for column in ("messages", "conversations"):
         if isinstance(row.get(column), list):
-            return "conversation", [_turn(item) for item in row[column]], str(label)
+            return "conversation", [slot for item in row[column] for slot in _turn(item)]
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         asked = [("user", row[column]) for column in ("instruction", "input") if row.get(column)]
-        return "conversation", [*asked, ("assistant", row["output"])], str(label)
+        for _, text in asked:
+            if not isinstance(text, str):
+                raise BadRow("a message has no text or no role")
+        return "conversation", [*asked, ("assistant", row["output"])]
     for column in ("text", "content"):
         if isinstance(row.get(column), str):
-            return "document", [("document", row[column])], str(label)
+            return "document", [("document", row[column])]
     raise BadRow("no pair, conversation or document", f"the columns are {', '.join(map(str, row))[:120]}")
 
 
-def _turn(item: Any) -> Slot:
+def _turn(item: Any) -> Iterator[Slot]:
+    """The texts of one message. A call of a tool stands in for a text (OpenAI: content null, tool_calls)."""
     if not isinstance(item, dict):
         raise BadRow("a message is not an object")
-    text = item.get("content") if item.get("content") is not None else item.get("value")
+    content = item.get("content") if item.get("content") is not None else item.get("value")
     role = item.get("role") if item.get("role") is not None else item.get("from")
-    if not isinstance(text, str) or not isinstance(role, str):
+    calls = [*_strings(item.get("tool_calls")), *_strings(item.get("function_call"))]
+    if not isinstance(role, str) or (content is None and not calls):
         raise BadRow("a message has no text or no role")
-    return ("assistant" if role in _ASSISTANT else "user", text)
+    side = "assistant" if role in _ASSISTANT else "tool" if role in _TOOL else "user"
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+        if isinstance(text, str):
+            if text or not calls:
+                yield side, text
+        elif text is not None:
+            raise BadRow("a message is not text", "only texts, and lists of parts {type: text, text}, can be read")
+    yield from (("tool", text) for text in calls)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """What a call says: its arguments, as text or the texts in them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in ("id", "type", "name"):
+                yield from _strings(item)
 
 
 def edited(row: dict[str, Any], edits: dict[Slot, str]) -> dict[str, Any]:
@@ -70,7 +124,7 @@ def _exchanged(value: Any, edits: dict[Slot, str]) -> Any:
     if isinstance(value, dict):
         return {key: _exchanged(inner, edits) for key, inner in value.items()}
     if isinstance(value, str):
-        for side in ("prompt", "user", "assistant", "document", "chosen"):
+        for side in ("prompt", "user", "assistant", "tool", "document", "chosen"):
             if (side, value) in edits:
                 return edits[(side, value)]
     return value

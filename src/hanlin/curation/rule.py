@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.curation.characters import ACCENTED, HAN, SIMPLIFIED, TRADITIONAL, WIDE, kinds_of
+from hanlin.curation.fingerprints import Hashes, folded, unit_hashes
 from hanlin.text.language import Evidence, measure
 
 Action = Literal["keep", "drop", "mask", "replace", "rewrite", "to_rejected", "flag"]
 Severity = Literal["sensitive", "personal", "contextual"]
 
 _FOLDED = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-_FULL_WIDTH = re.compile(r"[\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3007\U00020000-\U000323af]+")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+_ASCII_LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 0x20 for code in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,26 @@ class Text:
         self.raw = raw
 
     @cached_property
+    def kinds(self) -> NDArray[np.uint16]:
+        """Of every character, as bits of `characters`."""
+        return kinds_of(self.raw)
+
+    @cached_property
+    def _all_kinds(self) -> int:
+        return int(np.bitwise_or.reduce(self.kinds))
+
+    def has(self, kind: int) -> bool:
+        """Whether a character of this kind of `characters` is in the text."""
+        return bool(self._all_kinds & kind)
+
+    def count(self, kind: int, limit: int | None = None) -> int:
+        """Characters of this kind, among the first `limit`."""
+        return int(np.count_nonzero(self.kinds[:limit] & kind)) if self.has(kind) else 0
+
+    @cached_property
     def folded(self) -> str:
         """Full-width letters, digits and signs as ASCII; every character keeps its place."""
-        if self.raw.isascii() or not _FULL_WIDTH.search(self.raw):
-            return self.raw
-        return self.raw.translate(_FOLDED)
+        return self.raw.translate(_FOLDED) if self.has(WIDE) else self.raw
 
     @cached_property
     def lowered(self) -> str:
@@ -71,20 +90,25 @@ class Text:
         return "".join(small if len(small := char.lower()) == 1 else char for char in self.folded)
 
     @cached_property
-    def ascii(self) -> bytes:
-        """The ASCII characters alone, in lower case: a short text to look for Latin names in. What stood around other
-        characters stands together here, so it can hold more than the text, never less.
-        """
-        return self.lowered.encode("ascii", "ignore")
+    def outline(self) -> bytes:
+        """The lower case as ASCII, a question mark for every other character: quick to search, each in its place."""
+        return self.lowered.encode("ascii", "replace")
 
     @cached_property
     def num_han(self) -> int:
-        return 0 if self.raw.isascii() else sum(map(len, _HAN.findall(self.raw)))
+        return self.count(HAN)
 
     @cached_property
     def words(self) -> list[str]:
         """Runs of Latin letters, folded."""
-        return _LATIN.findall(self.folded)
+        if self.has(ACCENTED):
+            return _LATIN.findall(self.folded)
+        return self.folded.encode("ascii", "replace").translate(_ASCII_LETTERS).decode("ascii").split()
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """The different words, in lower case."""
+        return frozenset(map(str.lower, self.words))
 
     @cached_property
     def lines(self) -> list[str]:
@@ -96,8 +120,24 @@ class Text:
         return self.num_han + len(self.words)
 
     @cached_property
+    def variant(self) -> Literal["Hans", "Hant"] | None:
+        """Simplified or Traditional, by the first 2,000 characters (`text.language.chinese_variant`)."""
+        balance = self.count(SIMPLIFIED, 2000) - self.count(TRADITIONAL, 2000)
+        return "Hans" if balance > 0 else "Hant" if balance < 0 else None
+
+    @cached_property
     def evidence(self) -> Evidence:
         return measure(self.raw)
+
+    @cached_property
+    def simplified(self) -> str:
+        """NFKC, lower case and Simplified (`fingerprints.folded`): what texts are compared by."""
+        return folded(self.raw)
+
+    @cached_property
+    def units(self) -> Hashes:
+        """A hash for each unit of `simplified`."""
+        return unit_hashes(self.simplified)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """A curation run: chunks to worker processes, duplicates over all chunks, then the output and its account.
 
 The work directory (`OUTPUT/.work`) holds what is done; a run that was killed goes on from it, and removes it when all
-is written. Nothing of the result depends on the number of workers or on where a run stopped: chunks are numbered by
-the input, and what follows reads them in that order.
+is written. Nothing of the result depends on the number of workers, on where a run stopped, or on the machines: chunks
+are numbered by the input, and what follows reads them in that order.
 """
 
 import hashlib
@@ -11,17 +11,19 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from hanlin.config import dump_toml
-from hanlin.curation.duplicates import Duplicate, Prints, find_duplicates
-from hanlin.curation.guarding import guard_chunks
+from hanlin.curation.contamination import Hit, read_benchmarks, report_contamination
+from hanlin.curation.duplicates import Duplicate, Grouping, find_duplicates, join_prints
+from hanlin.curation.guarding import GuardTask, collect_guarded, guard_chunk, guard_tasks
 from hanlin.curation.guards import Guard
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.shards import Chunk, find_shards, line_of, read_chunks, write_file
@@ -29,6 +31,16 @@ from hanlin.curation.work import Tools, curate_chunk, is_done, make_tools, part
 from hanlin.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
+
+
+class Cluster(Protocol):
+    """Does elsewhere what a run does here: rules, the groups of similar rows, the guard."""
+
+    def through(self, recipe: CurationRecipe, files: Sequence[Path], work: Path) -> Iterator[tuple[int, int]]: ...
+
+    def grouping(self, work: Path, numbers: Sequence[int]) -> Grouping: ...
+
+    def guarded(self, recipe: CurationRecipe, work: Path, tasks: Sequence[GuardTask]) -> Iterator[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +55,27 @@ class Finished:
         return sum(count for name, count in self.counts.items() if name.startswith(prefix + "|"))
 
 
+def _unseen(done: int, total: int) -> None:
+    pass
+
+
 def run(
-    recipe: CurationRecipe, *, rank: int = 0, world_size: int = 1, guard: Guard | None = None, on_progress: Progress
+    recipe: CurationRecipe,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    guard: Guard | None = None,
+    cluster: Cluster | None = None,
+    on_progress: Progress,
+    on_guarded: Progress = _unseen,
 ) -> Finished:
     """Curate everything the recipe names. With several ranks each takes its share of the chunks; a last call with one
-    rank writes the output. `guard` is the model that the recipe names. Raises ConfigError, DataError.
+    rank writes the output. `guard` is the model that the recipe names, which a `cluster` opens by itself. Progress is
+    in bytes read, then in rows that the guard has seen. Raises ConfigError, DataError.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"--rank {rank} should be from 0 to {world_size - 1}, one less than --world-size")
-    if recipe.guard.kind and guard is None and world_size == 1:
+    if recipe.guard.kind and guard is None and cluster is None and world_size == 1:
         raise ConfigError(f"guard.kind = {recipe.guard.kind!r}, and no guard was handed in; use `hanlin curate`")
     files = find_shards(recipe.input.files)
     output = Path(recipe.output.directory)
@@ -61,7 +85,8 @@ def run(
     total = sum(file.stat().st_size for file in files)
     numbers: list[int] = []
     done = 0
-    for number, size in _through(recipe, files, work, rank, world_size):
+    through = cluster.through(recipe, files, work) if cluster else _through(recipe, files, work, rank, world_size)
+    for number, size in through:
         numbers.append(number)
         done += size
         on_progress(min(done, total), total)
@@ -69,13 +94,35 @@ def run(
     if world_size > 1:
         return Finished(output, _counts(work, [one for one in numbers if is_done(work, one)]), False)
     counts = _counts(work, numbers)
-    dropped = _duplicates(recipe, work, numbers, counts)
+    dropped = _duplicates(recipe, work, numbers, counts, cluster.grouping(work, numbers) if cluster else None)
     gone = set(dropped)
-    if guard is not None:
-        gone |= guard_chunks(recipe.guard, work, numbers, gone, guard, counts)
+    if recipe.guard.kind:
+        _ask_guard(recipe, work, guard_tasks(work, numbers, gone), guard, cluster, on_guarded)
+        gone |= collect_guarded(work, numbers, counts)
     _write_output(recipe, output, work, numbers, dropped, gone, counts)
     shutil.rmtree(work)
     return Finished(output, counts, True)
+
+
+def _ask_guard(
+    recipe: CurationRecipe,
+    work: Path,
+    tasks: Sequence[GuardTask],
+    guard: Guard | None,
+    cluster: Cluster | None,
+    on_guarded: Progress,
+) -> None:
+    total, seen = sum(task.rows for task in tasks), 0
+    on_guarded(0, total)
+    if cluster is not None:
+        for rows in cluster.guarded(recipe, work, tasks):
+            seen += rows
+            on_guarded(seen, total)
+    elif guard is not None:
+        for task in tasks:
+            guard_chunk(recipe.guard, work, task, guard)
+            seen += task.rows
+            on_guarded(seen, total)
 
 
 def _prepared(recipe: CurationRecipe, files: list[Path], output: Path) -> Path:
@@ -102,7 +149,7 @@ def _through(
     """Every chunk of this rank through a worker; number and size of each that is done, as they finish."""
     workers = recipe.run.workers or os.cpu_count() or 1
     chunks = read_chunks(files, chunk_bytes=recipe.run.chunk_bytes, largest_row=recipe.input.largest_row)
-    mine = (chunk for chunk in chunks if chunk.number % world_size == rank)
+    mine = (chunk for place, chunk in enumerate(chunks) if place % world_size == rank)
     if workers == 1:
         tools = make_tools(recipe)
         for chunk in mine:
@@ -148,17 +195,25 @@ def _counts(work: Path, numbers: list[int]) -> Counter[str]:
 
 
 def _duplicates(
-    recipe: CurationRecipe, work: Path, numbers: list[int], counts: Counter[str]
+    recipe: CurationRecipe, work: Path, numbers: list[int], counts: Counter[str], grouping: Grouping | None
 ) -> dict[int, tuple[Duplicate, str, str]]:
     """Rows (numbered over all chunks) that go as duplicates, with the places of both."""
     section = recipe.duplicates
     if not numbers or not (section.exact or section.near):
         return {}
-    prints, places = _gathered(work, numbers)
-    found = find_duplicates(
-        prints, keys=section.near, exact=section.exact, threshold=section.threshold, better=section.better
-    )
+    small, places = _gathered(work, numbers)
     dropped = {}
+    with (work / "near.bin").open("rb") as near:
+        found = list(
+            find_duplicates(
+                join_prints(small, near),
+                keys=section.near,
+                exact=section.exact,
+                threshold=section.threshold,
+                better=section.better,
+                grouping=grouping,
+            )
+        )
     for one in found:
         place, of = places[one.row].decode(), places[one.of].decode()
         dropped[one.row] = (one, place, of)
@@ -169,23 +224,17 @@ def _duplicates(
     return dropped
 
 
-def _gathered(work: Path, numbers: list[int]) -> tuple[Prints, list[bytes]]:
-    """Prints of all chunks; signatures in a file on disk, read as they are needed."""
-    names = ("exact", "present", "size", "tie")
-    small: dict[str, list[np.ndarray]] = {name: [] for name in names}
+def _gathered(work: Path, numbers: list[int]) -> tuple[list[dict[str, np.ndarray]], list[bytes]]:
+    """Prints of all chunks without signatures, which go to one file; and the places of the rows."""
+    small: list[dict[str, np.ndarray]] = []
     places: list[bytes] = []
-    path = work / "near.bin"
-    with path.open("wb") as file:
+    with (work / "near.bin").open("wb") as file:
         for number in numbers:
             with np.load(part(work, number, "npz")) as arrays:
                 file.write(np.ascontiguousarray(arrays["near"]).tobytes())
                 places += arrays["places"].tolist()
-                for name in names:
-                    small[name].append(arrays[name])
-    shape = (len(places), 3, 120)
-    near = np.memmap(path, np.uint32, "r", shape=shape) if places else np.zeros(shape, np.uint32)
-    joined = {name: np.concatenate(parts) for name, parts in small.items()}
-    return Prints(joined["exact"], joined["present"], near, joined["size"], joined["tie"]), places
+                small.append({name: arrays[name] for name in ("exact", "present", "size", "tie")})
+    return small, places
 
 
 def _write_output(
@@ -209,8 +258,13 @@ def _write_output(
     counts["written|all"] = kept
     decisions = _decisions(work, numbers, dropped)
     write_file(output / f"decisions.{suffix}", decisions, compress=compress)
+    if recipe.decontamination.files:
+        write_file(output / "contamination.jsonl", _lines_of(work, numbers, "found.jsonl"))
     write_file(output / "set-aside.jsonl", _lines_of(work, numbers, "aside.jsonl"))
-    write_account(output, recipe, counts, _decisions(work, numbers, dropped))
+    findings = [json.loads(line) for line in _lines_of(work, numbers, "found.jsonl")]
+    hits = [(one["row"], Hit(one["item"], one["coverage"])) for one in findings]
+    reports = report_contamination(read_benchmarks(recipe.decontamination.files), hits)
+    write_account(output, recipe, counts, _decisions(work, numbers, dropped), reports)
 
 
 def _next_rows(rows: Iterator[bytes], count: int) -> list[bytes]:

@@ -6,23 +6,19 @@ has seen measures its memory. Both draws depend on the seed and the rows alone.
 
 import hashlib
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from hanlin.curation.conversion import LeftOut
-from hanlin.curation.duplicates import Prints, make_prints, similar_groups
-from hanlin.curation.fingerprints import NUM_PERMUTATIONS, check_extras
-from hanlin.curation.rows import Slot, read_slots, without_system
+from hanlin.curation.duplicates import Gathering, similar_groups
+from hanlin.curation.fingerprints import check_extras
+from hanlin.curation.rows import Slot, slots_of, without_system
 from hanlin.curation.shards import Row, check_writable, read_rows, write_rows
 from hanlin.data.rows import BadRow
 from hanlin.errors import ConfigError, DataError
-
-_BATCH = 1000  # rows fingerprinted at once
 
 
 def sample_rows(files: Sequence[Path], number: int, *, seed: int = 0) -> list[Row]:
@@ -73,13 +69,12 @@ def split_rows(
     for path in paths:
         check_writable(path)
     left_out = LeftOut()
-    with tempfile.TemporaryFile(dir=directory) as spill:
-        prints, digests = _fingerprint(files, left_out, spill)
+    with Gathering(("prompt", "pair"), directory) as gathered:
+        digests = _fingerprint(files, left_out, gathered)
         wanted = int(held_out) if held_out >= 1 else round(held_out * len(digests))
         if not 0 < wanted < len(digests):
             raise ConfigError(f"--held-out {held_out:g} of {len(digests):,} rows leaves one part empty; choose another")
-        groups = similar_groups(prints, keys=("prompt", "pair"), threshold=threshold)
-        del prints
+        groups = similar_groups(gathered.prints(), keys=("prompt", "pair"), threshold=threshold)
     apart = choose_groups(groups.tolist(), digests, wanted, seed=seed)
     if not apart:
         raise DataError(f"all {len(digests):,} rows are near-duplicates of one another: nothing can be held out")
@@ -94,9 +89,7 @@ def split_rows(
 
 def _good_slots(row: Row) -> list[Slot]:
     """The texts by which rows are compared, without the system text, which many rows share. Raises BadRow."""
-    if row.trouble:
-        raise BadRow(row.trouble)
-    kind, slots, _ = read_slots(row.value, row.place)
+    kind, slots, _ = slots_of(row)
     return without_system(row.value, kind, slots)
 
 
@@ -108,39 +101,20 @@ def _is_good(row: Row) -> bool:
     return True
 
 
-def _fingerprint(files: Sequence[Path], left_out: LeftOut, spill: IO[bytes]) -> tuple[Prints, list[bytes]]:
-    """Prints of the good rows, signatures in the file `spill`; and a digest of each row."""
-    parts: list[Prints] = []
+def _fingerprint(files: Sequence[Path], left_out: LeftOut, gathered: Gathering) -> list[bytes]:
+    """Gather the good rows; a digest of each."""
     digests: list[bytes] = []
-    batch: list[list[Slot]] = []
-
-    def flush() -> None:
-        made = make_prints(batch, ("prompt", "pair"))
-        spill.write(np.ascontiguousarray(made.near).tobytes())
-        none = np.zeros((0, 3, NUM_PERMUTATIONS), np.uint32)
-        parts.append(Prints(made.exact, made.present, none, made.size, made.tie))
-        batch.clear()
-
     for row in read_rows(files):
         try:
-            batch.append(_good_slots(row))
+            gathered.add(_good_slots(row))
         except BadRow as bad:
             left_out.add(row, bad.reason)
             continue
         digests.append(hashlib.blake2b(row.raw, digest_size=16).digest())
-        if len(batch) == _BATCH:
-            flush()
-    if batch:
-        flush()
     if not digests:
         why = left_out.summary()
         raise DataError(f"no row can be read; {why[0] if why else 'the files are empty'}")
-    spill.flush()
-    near = np.memmap(spill, np.uint32, "r", shape=(len(digests), 3, NUM_PERMUTATIONS))
-    exact, present, size, tie = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("exact", "present", "size", "tie")
-    )
-    return Prints(exact, present, near, size, tie), digests
+    return digests
 
 
 def choose_groups(groups: Sequence[int], digests: Sequence[bytes], wanted: int, *, seed: int) -> set[int]:

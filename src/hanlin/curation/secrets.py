@@ -9,11 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from hanlin.curation.rule import Span
+from hanlin.curation.rule import Span, Text
 
 _B, _E = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9])"
 _KNOWN = tuple(
-    (start, re.compile(_B + pattern + _E))
+    (start.lower().encode(), re.compile(_B + pattern + _E))
     for start, pattern in (
         ("sk-", r"sk-[A-Za-z0-9_-]{20,200}"),
         ("gh", r"gh[pousr]_[A-Za-z0-9]{30,255}"),
@@ -36,19 +36,9 @@ _KNOWN = tuple(
         ("hooks.slack.com", r"https://hooks\.slack\.com/services/[A-Za-z0-9/]{20,80}"),
     )
 )
-_NAMES = (
-    "api_key",
-    "api-key",
-    "apikey",
-    "secret",
-    "token",
-    "access_key",
-    "accesskey",
-    "密钥",
-    "秘钥",
-    "api key",
-    "令牌",
-)
+_KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.:/+-")
+_LATIN_NAMES = (b"api_key", b"api-key", b"apikey", b"api key", b"secret", b"token", b"access_key", b"accesskey")
+_HAN_NAMES = ("密钥", "秘钥", "令牌")
 _NAMED = re.compile(
     r"(?:api[ _-]?key|api密钥|secret(?:[ _-]?(?:key|id))?|access[ _-]?(?:key|token)(?:[ _-]?(?:id|secret))?|auth[ "
     r"_-]?token|(?<![a-z])token"
@@ -58,7 +48,8 @@ _NAMED = re.compile(
 )
 _PEM = re.compile(r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_END = re.compile(r"-----END (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
-_RUN = re.compile(r"[A-Za-z0-9_.:/+-]{14}")  # every key has one, and prose hardly any
+# Every key has a run of these, and prose hardly any.
+_RUN, _IN_RUN = b"a" * 14, bytes(0x61 if chr(code) in _KEY_CHARACTERS else 0x20 for code in range(256))
 _PASSWORD = re.compile(r"://([^\s/@:\"'<>]{1,80}):([^\s/@\"'<>]{1,120})@[A-Za-z0-9\[]")
 _BLANK = re.compile(
     r"x{4,}|\*{3}|\.{3}|your|example|placeholder|change_?me|<|\$|\{|abcdef|123456789|sample|dummy|fake|insert|redacted",
@@ -67,20 +58,24 @@ _BLANK = re.compile(
 _BLANK_PASSWORD = re.compile(r"(?:pass(?:word|wd|wort)?|pwd|secret|token|\[?密码\]?|x+|\*+|\.+)\d{0,3}$", re.I)
 
 
-def find_secrets(text: str, lowered: str) -> Iterator[Span]:
-    """Keys and tokens of `text`; `lowered` is the same in lower case."""
-    has_run = _RUN.search(text)
+def find_secrets(looked_at: Text) -> Iterator[Span]:
+    """Keys and tokens of a text."""
+    text = looked_at.folded
+    has_run = _RUN in looked_at.outline.translate(_IN_RUN)
     for start, pattern in _KNOWN if has_run else ():
-        if start in text:
+        if start in looked_at.outline:
             for match in pattern.finditer(text):
                 if is_random(match[0]):
                     yield Span(*match.span(), "secret", "sensitive")
-    if "PRIVATE KEY" in text:
+    if b"private key" in looked_at.outline:
         for match in _PEM.finditer(text):
             end = _PEM_END.search(text, match.end(), match.end() + 20_000)
             if match.end() < len(text) and len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
                 yield Span(match.start(), end.end() if end else len(text), "secret", "sensitive")
-    if has_run and any(name in lowered for name in _NAMES):
+    if has_run and (
+        any(name in looked_at.outline for name in _LATIN_NAMES)
+        or (looked_at.num_han and any(name in looked_at.lowered for name in _HAN_NAMES))
+    ):
         for match in _NAMED.finditer(text):
             key = match[1]
             if is_random(key) and any(map(str.isdigit, key)) and any(map(str.isalpha, key)) and "/" not in key[:2]:

@@ -17,6 +17,7 @@ from hanlin.config import missing_file
 from hanlin.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.zst", ".json.zst", ".ndjson.zst")
+CHUNKS_IN_FILE = 1_000_000  # at most; a chunk's number is its file's, times this, and its own
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -30,10 +31,14 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of one file in order: `rows[i]` is row `first + i` (from 1), as bytes of JSON, or what is wrong with it."""
+    """Rows of one file in order: `rows[i]` is row `first + i` (from 1), as bytes of JSON, or what is wrong with it.
+
+    `number` orders the chunks of all files; `source` names the file where its path would be too long.
+    """
 
     number: int
     file: str
+    source: str
     first: int
     rows: tuple[bytes | Trouble, ...]
     consumed: int
@@ -58,21 +63,36 @@ def find_shards(names: Sequence[str]) -> list[Path]:
     return found
 
 
+def source_names(files: Sequence[Path]) -> list[str]:
+    """Short names that tell the files apart: a file's own, with as many folders as it takes (zh/train.jsonl)."""
+    paths = [file.absolute().parts for file in files]
+    longest = max(map(len, paths), default=1)
+    for length in range(1, longest):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return ["/".join(parts) for parts in paths]
+
+
 def read_chunks(files: Sequence[Path], *, chunk_bytes: int, largest_row: int) -> Iterator[Chunk]:
     """All rows of all files; a chunk ends at the first row that reaches `chunk_bytes`, and with its file."""
-    number = 0
-    for file in files:
-        rows: list[bytes | Trouble] = []
-        first, size = 1, 0
-        for row in _read(file, largest_row):
-            rows.append(row)
-            size += len(row) if isinstance(row, bytes) else 100
-            if size >= chunk_bytes:
-                yield Chunk(number, str(file), first, tuple(rows), size)
-                number, first, rows, size = number + 1, first + len(rows), [], 0
-        if rows:
-            yield Chunk(number, str(file), first, tuple(rows), size)
-            number += 1
+    for place in range(len(files)):
+        yield from read_file(files, place, chunk_bytes=chunk_bytes, largest_row=largest_row)
+
+
+def read_file(files: Sequence[Path], place: int, *, chunk_bytes: int, largest_row: int) -> Iterator[Chunk]:
+    """The chunks of one of the files, as `read_chunks` gives them."""
+    file, source = files[place], source_names(files)[place]
+    number, first, size = place * CHUNKS_IN_FILE, 1, 0
+    rows: list[bytes | Trouble] = []
+    for row in _read(file, largest_row):
+        rows.append(row)
+        size += len(row) if isinstance(row, bytes) else 100
+        if size >= chunk_bytes:
+            yield Chunk(number, str(file), source, first, tuple(rows), size)
+            number, first, rows, size = number + 1, first + len(rows), [], 0
+    if rows:
+        yield Chunk(number, str(file), source, first, tuple(rows), size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +118,11 @@ def read_rows(files: Sequence[Path], *, largest_row: int = 64_000_000) -> Iterat
             if isinstance(raw, Trouble):
                 yield Row(chunk.file, number, b"", trouble=raw.reason)
             elif raw:
-                yield _parsed(chunk.file, number, raw)
+                yield parse_row(chunk.file, number, raw)
 
 
-def _parsed(file: str, number: int, raw: bytes) -> Row:
+def parse_row(file: str, number: int, raw: bytes) -> Row:
+    """A row from the bytes of its line, or in `trouble` why they are none."""
     try:
         return Row(file, number, raw, json.loads(raw))
     except UnicodeDecodeError:

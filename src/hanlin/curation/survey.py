@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from hanlin.curation.conversion import LeftOut
-from hanlin.curation.duplicates import find_duplicates, make_prints
+from hanlin.curation.duplicates import Gathering, find_duplicates
 from hanlin.curation.fingerprints import check_extras, exact_key
 from hanlin.curation.languages import quick_language
-from hanlin.curation.rows import Slot, read_slots
+from hanlin.curation.rows import ASKED, Slot, slots_of
 from hanlin.curation.rule import Text
 from hanlin.curation.shards import Row, read_rows
 from hanlin.data.rows import BadRow
 from hanlin.errors import DataError
-from hanlin.text.language import chinese_variant
-
-_ASKED = ("prompt", "user")
-_ANSWERED = ("chosen", "assistant")
 
 
 @dataclass(slots=True)
@@ -65,15 +61,26 @@ class Survey:
 
 
 def survey(files: Sequence[Path], *, near: bool = False) -> Survey:
-    """Look at every row; `near` counts near-duplicates too, which takes longer and 1.5 KB a row.
+    """Look at every row; `near` counts near-duplicates too, which takes longer and 1.5 KB of disk a row.
 
     Raises DataError where no row can be read, ConfigError where the extra `curate` is not installed.
     """
     check_extras()
     found = Survey()
+    with Gathering(("pair",)) as gathered:
+        _look(files, found, gathered if near else None)
+        if not found.kinds:
+            why = found.left_out.summary()
+            raise DataError(f"none of {found.rows:,} rows can be read; {why[0] if why else 'the files are empty'}")
+        if near:
+            found.similar = sum(1 for _ in find_duplicates(gathered.prints(), keys=("pair",), better="first"))
+    return found
+
+
+def _look(files: Sequence[Path], found: Survey, gathered: Gathering | None) -> None:
+    """Count every row, and gather those that do not repeat another."""
     seen: set[bytes] = set()
     prompts: set[bytes] = set()
-    slots_of: list[list[Slot]] = []
     for row in read_rows(files):
         of_file = found.files.setdefault(row.file, FileSurvey())
         of_file.rows += 1
@@ -86,25 +93,17 @@ def survey(files: Sequence[Path], *, near: bool = False) -> Survey:
         of_file.characters += sum(len(text) for _, text in slots)
         _count_sides(found, slots)
         if _is_new(seen, [text for _, text in slots]):
-            if near:
-                slots_of.append(slots)
+            if gathered is not None:
+                gathered.add(slots)
         else:
             of_file.repeated += 1
             found.repeated += 1
-        asked = [text for side, text in slots if side in _ASKED]
+        asked = [text for side, text in slots if side in ASKED]
         found.prompts_repeated += bool(asked) and not _is_new(prompts, asked)
-    if not found.kinds:
-        why = found.left_out.summary()
-        raise DataError(f"none of {found.rows:,} rows can be read; {why[0] if why else 'the files are empty'}")
-    if near:
-        found.similar = sum(1 for _ in find_duplicates(make_prints(slots_of), keys=("pair",), better="first"))
-    return found
 
 
 def _slots(row: Row, found: Survey) -> list[Slot]:
-    if row.trouble:
-        raise BadRow(row.trouble)
-    kind, slots, _ = read_slots(row.value, row.place)
+    kind, slots, _ = slots_of(row)
     found.kinds[kind] += 1
     if kind == "pair":
         found.turns[(len(slots) - 1) // 2] += 1  # the prompt's turns are odd without a system text, even with one
@@ -128,8 +127,7 @@ def language_label(text: Text) -> str:
     language = quick_language(text)
     if language != "zh":
         return language
-    variant = chinese_variant(text.raw[:2000])
-    return f"zh-{variant}" if variant else "zh"
+    return f"zh-{text.variant}" if text.variant else "zh"
 
 
 def _is_new(seen: set[bytes], texts: Sequence[str]) -> bool:

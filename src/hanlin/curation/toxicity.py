@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.curation.fingerprints import folded
-from hanlin.curation.rule import KEEP, Span, Verdict, objection
+from hanlin.curation.rule import KEEP, Span, Text, Verdict, objection
 
 NUM_BUCKETS = 1 << 18
 WEIGHTS = Path(__file__).parent / "toxicity.npz"
@@ -25,12 +25,15 @@ _MARGIN = 0.5  # log-odds by the quick count; the exact ones must reach 2.9
 LONG = 0.95  # threshold for a window of a longer text, which is no comment
 _SPACES = re.compile(r"\s+")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
+_PRIME, _GOLDEN = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
+_HALF, _REST = np.uint64(31), np.uint64(46)  # 18 bits are left: NUM_BUCKETS
 
 
 def features(text: str) -> NDArray[np.int64]:
     """Buckets of a text's n-grams, each once: 1 to 3 characters of Chinese, 2 to 5 of other text with word edges."""
     made = f" {_SPACES.sub(' ', folded(text))} "
-    buckets = [_buckets(made, size) for size in _sizes(made) if len(made) >= size]
+    codes = _codes(made)
+    buckets = [_buckets(codes, size) for size in _sizes(made) if len(made) >= size]
     return np.unique(np.concatenate(buckets)) if buckets else np.zeros(0, np.int64)
 
 
@@ -38,14 +41,23 @@ def _sizes(text: str) -> tuple[int, ...]:
     return (1, 2, 3) if _HAN.search(text) else (2, 3, 4, 5)
 
 
-def _buckets(text: str, size: int) -> NDArray[np.int64]:
+def _codes(text: str) -> NDArray[np.uint64]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+
+
+def _buckets(codes: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
     """The bucket of the n-gram that starts at each character."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    total = np.full(len(codes) - size + 1, size, np.uint64)
+    total = codes[: len(codes) - size + 1] ^ np.uint64(size)
+    shifted = np.empty_like(total)
     for index in range(size):
-        total = (total ^ codes[index : index + len(total)]) * np.uint64(0x100000001B3)
-        total ^= total >> np.uint64(31)
-    return (total * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(46)).astype(np.int64)
+        if index:
+            total ^= codes[index : index + len(total)]
+        total *= _PRIME
+        np.right_shift(total, _HALF, out=shifted)
+        total ^= shifted
+    total *= _GOLDEN
+    total >>= _REST
+    return total.view(np.int64)
 
 
 @cache
@@ -79,29 +91,30 @@ def windows(text: str) -> Sequence[tuple[int, int]]:
     return [(start, start + WINDOW) for start in range(0, max(1, len(text)), WINDOW)][:MOST_WINDOWS]
 
 
-def _suspects(text: str) -> Sequence[tuple[int, int]]:
+def _suspects(text: Text) -> Sequence[tuple[int, int]]:
     """Windows that may be above `LONG`: repeated n-grams counted each time, which is quick, and a wide margin."""
-    places = windows(text)
-    made = folded(text)
-    if len(made) != len(text) or len(text) < 2 * WINDOW:
+    places = windows(text.raw)
+    made = text.simplified
+    if len(made) != len(text.raw) or len(made) < 2 * WINDOW:
         return places
     weights, bias, _, _ = _model()
     totals, edges = np.zeros(len(places)), np.array([start for start, _ in places])
     sizes = _sizes(made)
-    padded = made[: places[-1][1]] + " " * max(sizes)
+    codes = _codes(made[: places[-1][1]] + " " * max(sizes))
     for size in sizes:
-        totals += np.add.reduceat(weights[_buckets(padded, size)], edges)
+        totals += np.add.reduceat(weights[_buckets(codes, size)], edges)
     likely = totals / np.sqrt(WINDOW * len(sizes)) + bias > _MARGIN
     return [place for place, suspect in zip(places, likely.tolist(), strict=True) if suspect]
 
 
-def judge_toxicity(text: str) -> Verdict:
+def judge_toxicity(text: Text) -> Verdict:
     """The rule `toxic`: objects when a window is above its language's threshold."""
-    if not text.strip():
+    raw = text.raw
+    if not raw or raw.isspace():
         return KEEP
-    long = len(text) > WINDOW
+    long = len(raw) > WINDOW
     for start, end in _suspects(text):
-        window = text[start:end]
+        window = raw[start:end]
         if (found := score(window)) >= (max(LONG, threshold(window)) if long else threshold(window)):
-            return objection(f"probability {found:.2f}", (Span(start, min(end, len(text)), "toxic"),))
+            return objection(f"probability {found:.2f}", (Span(start, min(end, len(raw)), "toxic"),))
     return KEEP

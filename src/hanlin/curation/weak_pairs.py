@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from hanlin.curation.conversion import LeftOut
 from hanlin.curation.feedback import Opinion, Scale, read_feedback, value_of
+from hanlin.curation.rows import value_of_row
 from hanlin.curation.shards import Row, check_writable, read_rows, write_rows
 from hanlin.data.forms import PAIR_FORMS
 from hanlin.data.rows import BadRow, read_row
@@ -101,9 +102,7 @@ def _gathered(files: Sequence[Path], done: Paired) -> list[Asked]:
     for row in read_rows(files):
         done.read += 1
         try:
-            if row.trouble:
-                raise BadRow(row.trouble)
-            prompt, opinions = read_feedback(row.value)
+            prompt, opinions = read_feedback(value_of_row(row))
             key = tuple((message.role, message.content) for message in prompt)
             asked = prompts.get(key) or Asked(row, prompt, opinions[0].scale)
             _add(asked, opinions, row)

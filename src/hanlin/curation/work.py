@@ -1,10 +1,11 @@
 """One chunk of rows through the rules: what a worker process does, and the files it leaves.
 
-chunk-000007.rows.jsonl       rows that stay, as they are to be written
-chunk-000007.decisions.jsonl  every drop, edit and flag
-chunk-000007.aside.jsonl      rows that could not be read, each with its place and reason
-chunk-000007.npz              prints of the rows that stay, for duplicates
-chunk-000007.done.json        counts; written last: a chunk with it is complete
+chunk-000000007.rows.jsonl       rows that stay, as they are to be written
+chunk-000000007.decisions.jsonl  every drop, edit and flag
+chunk-000000007.aside.jsonl      rows that could not be read, each with its place and reason
+chunk-000000007.found.jsonl      benchmark items, each with the row that holds it
+chunk-000000007.npz              prints of the rows that stay, for duplicates
+chunk-000000007.done.json        counts; written last: a chunk with it is complete
 """
 
 import base64
@@ -17,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from hanlin.curation.contamination import Benchmarks, find_contamination, read_benchmarks
-from hanlin.curation.duplicates import Prints, make_prints
+from hanlin.curation.duplicates import print_arrays
 from hanlin.curation.fingerprints import check_extras
 from hanlin.curation.policy import Decision, Judge, Outcome, curate_row
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.rule import Text
-from hanlin.curation.shards import Chunk, Trouble, line_of, write_file
+from hanlin.curation.shards import Chunk, Row, Trouble, line_of, parse_row, write_file
 from hanlin.data.rows import BadRow
 from hanlin.text.language import HAN_WORTH
 
-PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "npz")
+PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "found.jsonl", "npz")
 _SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
@@ -43,14 +44,22 @@ def make_tools(recipe: CurationRecipe) -> Tools:
     """Load benchmark files and, where the recipe asks for it, the classifier. Raises ConfigError, DataError."""
     check_extras()
     sides = (recipe.curation.prompt, recipe.curation.chosen, recipe.curation.rejected, recipe.curation.user)
+    more = (recipe.curation.assistant, recipe.curation.tool, recipe.curation.document)
     judge = None
-    if any(side.toxic != "keep" for side in (*sides, recipe.curation.assistant, recipe.curation.document)):
+    if any(side.toxic != "keep" for side in (*sides, *more)):
         from hanlin.curation.toxicity import judge_toxicity as judge
     return Tools(recipe, read_benchmarks(recipe.decontamination.files), judge)
 
 
 def part(work: Path, number: int, name: str) -> Path:
-    return work / f"chunk-{number:06d}.{name}"
+    """The file of that name of a chunk."""
+    return work / f"chunk-{number:09d}.{name}"
+
+
+def num_rows(work: Path, number: int) -> int:
+    """Rows of a finished chunk that the rules left."""
+    told = json.loads(part(work, number, "done.json").read_text(encoding="utf-8"))
+    return sum(count for name, count in told.items() if name.startswith("passed|"))
 
 
 def is_done(work: Path, number: int) -> bool:
@@ -63,49 +72,57 @@ class _Piles:
 
     rows: list[bytes]
     places: list[str]
-    slots: list[list[tuple[str, str]]]
+    texts: list[list[tuple[str, Text]]]
     decisions: list[bytes]
     aside: list[bytes]
+    findings: list[bytes]
     counts: Counter[str]
 
 
 def curate_chunk(chunk: Chunk, work: Path, tools: Tools) -> dict[str, int]:
     """Curate the chunk's rows and write its files; the counts."""
-    piles = _Piles([], [], [], [], [], Counter())
-    source = Path(chunk.file).name
+    piles = _Piles([], [], [], [], [], [], Counter())
+    source = chunk.source
     for number, raw in enumerate(chunk.rows, start=chunk.first):
         place = f"{source}:{number}"
         if raw == b"":
             continue
         piles.counts[f"read|{source}"] += 1
-        if isinstance(raw, Trouble):
-            _set_aside(piles, chunk.file, number, raw.reason, raw)
-            continue
-        try:
-            row = json.loads(raw)
-            outcome = curate_row(row, place, tools.recipe.curation, judge=tools.judge)
-        except BadRow as bad:
-            _set_aside(piles, chunk.file, number, bad.reason, raw)
-            continue
-        except (ValueError, RecursionError) as error:
-            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "the line is not JSON"
+        reason = (
+            raw.reason
+            if isinstance(raw, Trouble)
+            else _curate(piles, parse_row(chunk.file, number, raw), place, source, tools)
+        )
+        if reason:
             _set_aside(piles, chunk.file, number, reason, raw)
-            continue
-        _decontaminate(outcome, tools)
-        _sort(piles, outcome, raw, place, source)
-    prints = make_prints(piles.slots, tuple(tools.recipe.duplicates.near))
-    _write(chunk, work, piles, prints)
+    _write(chunk, work, piles, print_arrays(piles.texts, tuple(tools.recipe.duplicates.near)))
     return dict(piles.counts)
 
 
-def _decontaminate(outcome: Outcome, tools: Tools) -> None:
+def _curate(piles: _Piles, row: Row, place: str, source: str, tools: Tools) -> str:
+    """Put the row where it belongs; why it cannot be read, or ""."""
+    if row.trouble:
+        return row.trouble
+    try:
+        outcome = curate_row(row.value, place, tools.recipe.curation, judge=tools.judge)
+    except BadRow as bad:
+        return bad.reason
+    except RecursionError:
+        return "the row is nested too deeply"
+    _decontaminate(piles, outcome, place, tools)
+    _sort(piles, outcome, row.raw, place, source)
+    return ""
+
+
+def _decontaminate(piles: _Piles, outcome: Outcome, place: str, tools: Tools) -> None:
     if outcome.row is None:
         return
-    found = find_contamination(
-        [text for _, text in outcome.slots], tools.benchmarks, coverage=tools.recipe.decontamination.coverage
-    )
+    found = find_contamination(outcome.texts, tools.benchmarks, coverage=tools.recipe.decontamination.coverage)
     if found:
-        reason = f"{found[0]}, {found[1]:.0%} of it"
+        piles.findings += (
+            line_of({"row": place, "item": hit.item, "coverage": round(hit.coverage, 4)}) for hit in found
+        )
+        reason = f"{found[0].item}, {found[0].coverage:.0%} of it"
         outcome.decisions.append(Decision("row", "contaminated", 1, "drop", reason))
         outcome.row = None
 
@@ -121,7 +138,7 @@ def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) 
     made = json.dumps(outcome.row, ensure_ascii=False).encode("utf-8", "backslashreplace") if outcome.changed else raw
     piles.rows.append(made + b"\n")
     piles.places.append(place)
-    piles.slots.append(outcome.slots)
+    piles.texts.append([(side, text) for (side, _), text in zip(outcome.slots, outcome.texts, strict=True)])
     piles.counts[f"passed|{source}"] += 1
     for (side, _), text in zip(outcome.slots, outcome.texts, strict=True):
         if side in ("chosen", "rejected", "assistant", "document"):
@@ -150,13 +167,13 @@ def _set_aside(piles: _Piles, file: str, number: int, reason: str, raw: bytes | 
     piles.counts[f"aside|{reason}"] += 1
 
 
-def _write(chunk: Chunk, work: Path, piles: _Piles, prints: Prints) -> None:
+def _write(chunk: Chunk, work: Path, piles: _Piles, arrays: dict[str, np.ndarray]) -> None:
     import io
 
     buffer = io.BytesIO()
-    arrays = {name: getattr(prints, name) for name in ("exact", "present", "near", "size", "tie")}
-    np.savez(buffer, places=np.array([place.encode() for place in piles.places]), **arrays)
-    contents = (piles.rows, piles.decisions, piles.aside, [buffer.getvalue()])
+    arrays = {**arrays, "places": np.array([place.encode() for place in piles.places])}
+    np.savez(buffer, allow_pickle=False, **arrays)
+    contents = (piles.rows, piles.decisions, piles.aside, piles.findings, [buffer.getvalue()])
     for name, pieces in zip(PARTS, contents, strict=True):
         write_file(part(work, chunk.number, name), pieces)
     write_file(part(work, chunk.number, "done.json"), [json.dumps(piles.counts, ensure_ascii=False).encode()])

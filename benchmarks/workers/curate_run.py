@@ -1,0 +1,89 @@
+"""One whole curation run in a process of its own: seconds, and the most memory that it and its workers held at a time.
+
+With `ray` the run goes through a cluster on this machine with so many cores; starting it is not counted. No torch: its
+memory would be counted too.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+_EVERY = 0.2  # seconds between two looks at the memory
+
+
+def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the recipe."""
+    from hanlin.curation.recipe import CurationRecipe
+    from hanlin.curation.run import run
+
+    recipe = CurationRecipe.model_validate_json(settings["recipe"])
+    with ExitStack() as stack:
+        cluster = None
+        if settings.get("ray"):
+            from hanlin.curation.cluster import RayCluster
+
+            cluster = stack.enter_context(RayCluster("local", open_guard=lambda _: None, cores=settings["ray"]))
+        peak = stack.enter_context(watched())
+        begin = time.perf_counter()
+        done = run(recipe, cluster=cluster, on_progress=lambda *_: None)
+        seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "rows": done.total("read"), "written": done.total("written"), **peak}
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, int]]:
+    """The most memory of all processes together, and of the largest one, while the block runs (Linux)."""
+    peak = {"together": 0, "largest": 0}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_EVERY):
+            sizes = [resident(process) for process in family()]
+            peak["together"] = max(peak["together"], sum(sizes))
+            peak["largest"] = max(peak["largest"], *sizes, 0)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def family() -> list[Path]:
+    """This process and all below it."""
+    parents: dict[str, list[str]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = status.read_text(errors="replace").rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        parents.setdefault(parent, []).append(status.parent.name)
+    found, queue = [], [Path("/proc/self").resolve().name]
+    while queue:
+        one = queue.pop()
+        found.append(Path("/proc") / one)
+        queue += parents.get(one, [])
+    return found
+
+
+def resident(process: Path) -> int:
+    """Bytes of memory of one process, pages that it shares counted by their share."""
+    try:
+        for line in (process / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    result = measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")

@@ -1,0 +1,112 @@
+"""Rows of every form as texts with sides: calls of tools, lists of parts, damage; and what is written back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hanlin.curation.explain import explain
+from hanlin.curation.policy import curate_row
+from hanlin.curation.recipe import CurationSection
+from hanlin.curation.rows import read_slots
+from hanlin.curation.rule import KEEP, objection
+from hanlin.curation.shards import source_names
+from hanlin.data.rows import BadRow
+
+CALL = {
+    "id": "call_13812345678",
+    "type": "function",
+    "function": {"name": "look_up", "arguments": '{"phone": 13812345678}'},
+}
+OPENAI = {
+    "messages": [
+        {"role": "user", "content": "帮我查一下这个号码的归属地，谢谢。"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_13812345678", "content": '{"city": "Beijing", "owner": "a@qq.com"}'},
+        {"role": "assistant", "content": "这个号码的归属地是北京，机主的信息不便透露。"},
+    ]
+}
+
+
+def test_a_call_without_content_is_a_turn_and_what_tools_say_is_no_question() -> None:
+    kind, slots, _ = read_slots(OPENAI, "x:1")
+    assert kind == "conversation"
+    assert [side for side, _ in slots] == ["user", "tool", "tool", "assistant"]
+    outcome = curate_row(OPENAI, "x:1", CurationSection())
+    assert outcome.row is not None, outcome.decisions
+    messages = outcome.row["messages"]
+    call = messages[1]["tool_calls"][0]
+    assert json.loads(call["function"]["arguments"]) == {"phone": "[手机号]"}
+    assert call["id"] == "call_13812345678" == messages[2]["tool_call_id"]
+    assert json.loads(messages[2]["content"]) == {"city": "Beijing", "owner": "[邮箱]"}
+    assert messages[1]["content"] is None
+    again = curate_row(outcome.row, "x:1", CurationSection())
+    assert not again.changed
+    assert not again.decisions
+
+
+def test_sharegpts_calls_and_observations_are_tools_too() -> None:
+    turns = (("human", "天气？"), ("function_call", '{"name": "w"}'), ("observation", "{}"), ("gpt", "今天是晴天。"))
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    assert [side for side, _ in read_slots(row, "x")[1]] == ["user", "tool", "tool", "assistant"]
+    assert curate_row(row, "x", CurationSection()).row == row
+
+
+def test_parts_of_text_are_read_and_pictures_are_refused() -> None:
+    parts = [{"type": "text", "text": "你好，我的手机是13812345678。"}, {"type": "text", "text": "请记住。"}]
+    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "好的，我记住了。"}]}
+    made = curate_row(row, "x", CurationSection()).row
+    assert made is not None
+    assert made["messages"][0]["content"][0]["text"] == "你好，我的手机是[手机号]。"
+    picture = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}
+    with pytest.raises(BadRow, match="a message is not text"):
+        read_slots(picture, "x")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": None, "content": "hi"}]},
+        {"messages": ["hi"]},
+        {"messages": [{"role": "user", "content": "\ud83d"}]},
+        {"text": "half \udc00"},
+        {"text": None},
+        {"instruction": "a", "input": ["b"], "output": "c"},
+        {"chosen": None, "rejected": "b", "prompt": "c"},
+        {},
+        [],
+        "text",
+        None,
+    ],
+)
+def test_damaged_rows_are_refused_with_a_reason(row) -> None:
+    with pytest.raises(BadRow):
+        curate_row(row, "x:1", CurationSection())
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    assert source_names([Path("a/x.jsonl"), Path("b/y.jsonl")]) == ["x.jsonl", "y.jsonl"]
+    assert source_names([Path("d/a/x.jsonl"), Path("d/b/x.jsonl")]) == ["a/x.jsonl", "b/x.jsonl"]
+
+
+def test_explaining_knows_the_recipes_names_words_and_guard(tmp_path: Path) -> None:
+    row = {"prompt": "你是谁呀？", "chosen": "我是由OpenAI训练的，别问了，笨笨。", "rejected": "我不知道。"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n" + json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    plain = {(line.side, line.rule): line.keep for line in explain(f"{file}:2")}
+    assert plain["chosen", "lexicon"]
+    assert not plain["chosen", "identity"]
+    assert ("chosen", "toxic") in plain
+    config = CurationSection(maker="OpenAI", words=("笨笨",))
+    lines = explain(
+        f"{file}:2",
+        config,
+        guard=lambda prompt, answer: objection("rude") if answer else KEEP,
+        guarded=("prompt", "chosen"),
+    )
+    told = {(line.side, line.rule): line.keep for line in lines}
+    assert not told["chosen", "lexicon"]
+    assert told["chosen", "identity"]
+    assert told["prompt", "guard"]
+    assert not told["chosen", "guard"]
