@@ -1,4 +1,4 @@
-"""Whole curation runs: pairs a second with and without near-duplicates, with one and two workers, through Ray, and the
+"""Whole curation runs: pairs a second with and without near-duplicates, with one and two workers and the
 memory of a million pairs.
 
 Real pairs are told again with other first words, so that none is a duplicate by its key. The million short pairs are
@@ -22,7 +22,6 @@ from harness import (
     WORKERS,
     describe_run,
     find_pairs,
-    installed,
     markdown_table,
     run_main,
     run_worker,
@@ -52,21 +51,20 @@ def benchmark(workspace: Path, given: argparse.Namespace) -> None:
     repeats = 1 if given.quick else given.repeats
     near = ["prompt", "prompt_chosen", "pair"]
     rows = []
-    for name, workers, keys, ray in (
-        ("rules", 1, None, 0),
-        ("rules", 2, None, 0),
-        ("rules, near-duplicates by three keys", 2, near, 0),
-        ("near-duplicates by three keys alone", 2, near, 0),
-        *((("rules, through Ray", 1, None, 1), ("rules, through Ray", 2, None, 2)) if installed("ray") else ()),
+    for name, workers, keys in (
+        ("rules", 1, None),
+        ("rules", 2, None),
+        ("rules, near-duplicates by three keys", 2, near),
+        ("near-duplicates by three keys alone", 2, near),
     ):
         alone = name.endswith("alone")
-        made = [one_run(workspace, real, workers=workers, near=keys, ray=ray, rules=not alone) for _ in range(repeats)]
+        made = [one_run(workspace, real, workers=workers, near=keys, rules=not alone) for _ in range(repeats)]
         rows.append(line(name, workers, made))
         print(rows[-1], flush=True)
     if given.million or given.quick:
         count = 20_000 if given.quick else 1_000_000
         files = [write_million(workspace / "million.jsonl", pairs, count)]
-        made = [one_run(workspace, files, workers=2, near=near, ray=0, rules=True)]
+        made = [one_run(workspace, files, workers=2, near=near, rules=True)]
         rows.append(line(f"{count:,} short pairs, rules and near-duplicates", 2, made))
     table = markdown_table(("run", "workers", "pairs", "seconds", "pairs/s", "MB together", "MB largest"), rows)
     print(table)
@@ -82,7 +80,7 @@ def line(name: str, workers: int, made: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def one_run(
-    workspace: Path, files: Sequence[Path], *, workers: int, near: list[str] | None, ray: int, rules: bool
+    workspace: Path, files: Sequence[Path], *, workers: int, near: list[str] | None, rules: bool
 ) -> dict[str, Any]:
     """One run of a recipe into a folder of its own."""
     number = len(list(workspace.glob("out-*")))
@@ -95,7 +93,7 @@ def one_run(
     if not rules:
         recipe["curation"] = {"pair": dict.fromkeys(("equal", "gap", "both", "worse"), "keep")}
         recipe["curation"] |= {side: dict.fromkeys(_RULES, "keep") for side in ("prompt", "chosen", "rejected")}
-    settings = {"recipe": json.dumps(recipe), "ray": ray}
+    settings = {"recipe": json.dumps(recipe)}
     return run_worker(WORKERS / "curate_run.py", settings, workspace=workspace)
 
 

@@ -1,7 +1,6 @@
 """One whole curation run in a process of its own: seconds, and the most memory that it and its workers held at a time.
 
-With `ray` the run goes through a cluster on this machine with so many cores; starting it is not counted. No torch: its
-memory would be counted too.
+No torch: its memory would be counted too.
 """
 
 import json
@@ -23,14 +22,9 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     recipe = CurationRecipe.model_validate_json(settings["recipe"])
     with ExitStack() as stack:
-        cluster = None
-        if settings.get("ray"):
-            from hanlin.curation.cluster import RayCluster
-
-            cluster = stack.enter_context(RayCluster("local", open_guard=lambda _: None, cores=settings["ray"]))
         peak = stack.enter_context(watched())
         begin = time.perf_counter()
-        done = run(recipe, cluster=cluster, on_progress=lambda *_: None)
+        done = run(recipe, on_progress=lambda *_: None)
         seconds = time.perf_counter() - begin
     return {"seconds": seconds, "rows": done.total("read"), "written": done.total("written"), **peak}
 

@@ -13,7 +13,7 @@ from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanlin.curation.recipe import CurationRecipe
-    from hanlin.curation.run import Cluster, Progress
+    from hanlin.curation.run import Progress
 
 
 def curate(
@@ -29,10 +29,6 @@ def curate(
     world_size: Annotated[
         int, typer.Option("--world-size", help="Shares in all; run once without it to finish. 分片数")
     ] = 1,
-    ray: Annotated[
-        str | None,
-        typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: local, auto or ray://HOST:PORT. 集群"),
-    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")
     ] = False,
@@ -51,31 +47,20 @@ def curate(
     elif recipe is None:
         raise ConfigError("no recipe was named: hanlin curate RECIPE.toml; see docs/curation.md")
     else:
-        resolved = load_recipe(CurationRecipe, recipe, set or [])
-        if ray is None:
-            _run(resolved, rank, world_size, None)
-        elif world_size > 1:
-            raise ConfigError("--ray and --world-size are two ways to use several machines; choose one")
-        else:
-            from hanlin.cli.guards import open_guard
-            from hanlin.curation.cluster import RayCluster
-
-            with RayCluster(ray, open_guard=open_guard) as cluster:
-                _run(resolved, 0, 1, cluster)
+        _run(load_recipe(CurationRecipe, recipe, set or []), rank, world_size)
 
 
-def _run(recipe: "CurationRecipe", rank: int, world_size: int, cluster: "Cluster | None") -> None:
+def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
     from hanlin.cli.guards import open_guard
     from hanlin.curation.run import run
 
-    guard = open_guard(recipe) if world_size == 1 and cluster is None else None
+    guard = open_guard(recipe) if world_size == 1 else None
     with _bars() as (on_progress, on_guarded):
         done = run(
             recipe,
             rank=rank,
             world_size=world_size,
             guard=guard,
-            cluster=cluster,
             on_progress=on_progress,
             on_guarded=on_guarded,
         )

@@ -8,7 +8,7 @@ whole signatures verify them. Memory grows by 170 bytes a row; signatures stay o
 
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -165,9 +165,6 @@ class Duplicate:
     similarity: float
 
 
-Grouping = Callable[[int], NDArray[np.int32]]
-
-
 def find_duplicates(
     prints: Prints,
     *,
@@ -175,12 +172,8 @@ def find_duplicates(
     exact: bool = True,
     threshold: float = 0.7,
     better: Better,
-    grouping: Grouping | None = None,
 ) -> Iterator[Duplicate]:
-    """Every row that goes, by exact key first, then by each near key in turn.
-
-    `grouping` finds the groups of a key (`group_bands` of its bands) elsewhere, on a cluster.
-    """
+    """Every row that goes, by exact key first, then by each near key in turn."""
     order = ranking(prints, better)
     alive = np.ones(len(order), bool)
     for duplicate in _same(prints, order) if exact else ():
@@ -188,7 +181,7 @@ def find_duplicates(
         yield duplicate
     for key in keys:
         column = KEYS.index(key)
-        groups = grouping(column) if grouping else group_bands(prints.near.bands(column), prints.present[:, column])
+        groups = group_bands(prints.near.bands(column), prints.present[:, column])
         for duplicate in _near(prints, column, order, alive, groups, threshold):
             alive[duplicate.row] = False
             yield duplicate

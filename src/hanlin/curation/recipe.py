@@ -176,10 +176,6 @@ class RunSection(Section):
     workers: int = Field(default=0, ge=0)
     """Processes; 0: one for each core."""
     chunk_bytes: int = Field(default=4_000_000, gt=0)
-    guard_actors: int = Field(default=1, ge=1)
-    """On a Ray cluster: copies of the guard."""
-    guard_gpus: float = Field(default=0, ge=0)
-    """On a Ray cluster: GPUs of each copy."""
 
 
 class CurationRecipe(Section):

@@ -1,8 +1,8 @@
 """A curation run: chunks to worker processes, duplicates over all chunks, then the output and its account.
 
 The work directory (`OUTPUT/.work`) holds what is done; a run that was killed goes on from it, and removes it when all
-is written. Nothing of the result depends on the number of workers, on where a run stopped, or on the machines: chunks
-are numbered by the input, and what follows reads them in that order.
+is written. Nothing of the result depends on the number of workers, or on where a run stopped: chunks are
+numbered by the input, and what follows reads them in that order.
 """
 
 import hashlib
@@ -16,13 +16,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from hanlin.config import dump_toml
 from hanlin.curation.contamination import Hit, read_benchmarks, report_contamination
-from hanlin.curation.duplicates import Duplicate, Grouping, find_duplicates, join_prints
+from hanlin.curation.duplicates import Duplicate, find_duplicates, join_prints
 from hanlin.curation.guarding import GuardTask, collect_guarded, guard_chunk, guard_tasks
 from hanlin.curation.guards import Guard
 from hanlin.curation.recipe import CurationRecipe
@@ -31,16 +30,6 @@ from hanlin.curation.work import Tools, curate_chunk, is_done, make_tools, part
 from hanlin.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
-
-
-class Cluster(Protocol):
-    """Does elsewhere what a run does here: rules, the groups of similar rows, the guard."""
-
-    def through(self, recipe: CurationRecipe, files: Sequence[Path], work: Path) -> Iterator[tuple[int, int]]: ...
-
-    def grouping(self, work: Path, numbers: Sequence[int]) -> Grouping: ...
-
-    def guarded(self, recipe: CurationRecipe, work: Path, tasks: Sequence[GuardTask]) -> Iterator[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +54,16 @@ def run(
     rank: int = 0,
     world_size: int = 1,
     guard: Guard | None = None,
-    cluster: Cluster | None = None,
     on_progress: Progress,
     on_guarded: Progress = _unseen,
 ) -> Finished:
     """Curate everything the recipe names. With several ranks each takes its share of the chunks; a last call with one
-    rank writes the output. `guard` is the model that the recipe names, which a `cluster` opens by itself. Progress is
+    rank writes the output. `guard` is the model that the recipe names. Progress is
     in bytes read, then in rows that the guard has seen. Raises ConfigError, DataError.
     """
     if not 0 <= rank < world_size:
         raise ConfigError(f"--rank {rank} should be from 0 to {world_size - 1}, one less than --world-size")
-    if recipe.guard.kind and guard is None and cluster is None and world_size == 1:
+    if recipe.guard.kind and guard is None and world_size == 1:
         raise ConfigError(f"guard.kind = {recipe.guard.kind!r}, and no guard was handed in; use `hanlin curate`")
     files = find_shards(recipe.input.files)
     output = Path(recipe.output.directory)
@@ -85,8 +73,7 @@ def run(
     total = sum(file.stat().st_size for file in files)
     numbers: list[int] = []
     done = 0
-    through = cluster.through(recipe, files, work) if cluster else _through(recipe, files, work, rank, world_size)
-    for number, size in through:
+    for number, size in _through(recipe, files, work, rank, world_size):
         numbers.append(number)
         done += size
         on_progress(min(done, total), total)
@@ -94,10 +81,10 @@ def run(
     if world_size > 1:
         return Finished(output, _counts(work, [one for one in numbers if is_done(work, one)]), False)
     counts = _counts(work, numbers)
-    dropped = _duplicates(recipe, work, numbers, counts, cluster.grouping(work, numbers) if cluster else None)
+    dropped = _duplicates(recipe, work, numbers, counts)
     gone = set(dropped)
-    if recipe.guard.kind:
-        _ask_guard(recipe, work, guard_tasks(work, numbers, gone), guard, cluster, on_guarded)
+    if guard is not None:
+        _ask_guard(recipe, work, guard_tasks(work, numbers, gone), guard, on_guarded)
         gone |= collect_guarded(work, numbers, counts)
     _write_output(recipe, output, work, numbers, dropped, gone, counts)
     shutil.rmtree(work)
@@ -105,24 +92,14 @@ def run(
 
 
 def _ask_guard(
-    recipe: CurationRecipe,
-    work: Path,
-    tasks: Sequence[GuardTask],
-    guard: Guard | None,
-    cluster: Cluster | None,
-    on_guarded: Progress,
+    recipe: CurationRecipe, work: Path, tasks: Sequence[GuardTask], guard: Guard, on_guarded: Progress
 ) -> None:
     total, seen = sum(task.rows for task in tasks), 0
     on_guarded(0, total)
-    if cluster is not None:
-        for rows in cluster.guarded(recipe, work, tasks):
-            seen += rows
-            on_guarded(seen, total)
-    elif guard is not None:
-        for task in tasks:
-            guard_chunk(recipe.guard, work, task, guard)
-            seen += task.rows
-            on_guarded(seen, total)
+    for task in tasks:
+        guard_chunk(recipe.guard, work, task, guard)
+        seen += task.rows
+        on_guarded(seen, total)
 
 
 def _prepared(recipe: CurationRecipe, files: list[Path], output: Path) -> Path:
@@ -195,7 +172,7 @@ def _counts(work: Path, numbers: list[int]) -> Counter[str]:
 
 
 def _duplicates(
-    recipe: CurationRecipe, work: Path, numbers: list[int], counts: Counter[str], grouping: Grouping | None
+    recipe: CurationRecipe, work: Path, numbers: list[int], counts: Counter[str]
 ) -> dict[int, tuple[Duplicate, str, str]]:
     """Rows (numbered over all chunks) that go as duplicates, with the places of both."""
     section = recipe.duplicates
@@ -211,7 +188,6 @@ def _duplicates(
                 exact=section.exact,
                 threshold=section.threshold,
                 better=section.better,
-                grouping=grouping,
             )
         )
     for one in found:
