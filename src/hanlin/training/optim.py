@@ -109,14 +109,14 @@ def _check_dtypes(config: TrainingConfig, trained: Sequence[nn.Parameter]) -> No
 
 def _from_bitsandbytes(groups: list[Group], config: TrainingConfig) -> torch.optim.Optimizer:
     """The class of this name; tensors of fewer than 4,096 numbers keep 32-bit states, which is its default."""
-    import bitsandbytes  # pyright: ignore[reportMissingImports]
+    from bitsandbytes import optim  # pyright: ignore[reportMissingImports]
 
-    classes = {
-        "paged_adamw_32bit": bitsandbytes.optim.PagedAdamW32bit,
-        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
-        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    names = {
+        "paged_adamw_32bit": "PagedAdamW32bit",
+        "adamw_8bit": "AdamW8bit",
+        "paged_adamw_8bit": "PagedAdamW8bit",
     }
-    made: torch.optim.Optimizer = classes[config.optimizer](
+    made: torch.optim.Optimizer = getattr(optim, names[config.optimizer])(
         groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon
     )
     return made
