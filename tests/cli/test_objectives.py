@@ -15,6 +15,7 @@ def test_people_see_progress_and_a_table(command, tmp_path: Path, name: str):
     assert "step 6/6 loss" in answer.err
     texts = CASES[name][0]["kind"] in ("sft", "pretraining", "distillation")
     shown = "divergence" if name == "distillation" else "perplexity"
+    assert ("hanlin chat" in answer.out) == (name != "reward"), "a reward model cannot be chatted with"
     assert (shown if texts else "pair accuracy" if name == "reward" else "reward accuracy") in answer.err
     for said in ("Held-out", "before 之前", "after 之后", "NLL" if texts else "accuracy"):
         assert said in answer.out
@@ -27,7 +28,7 @@ def test_a_dry_run_plans_it(command, tmp_path: Path, name: str):
     answer = command("train", recipe_of(tmp_path, name), "--dry-run")
     assert answer.status == 0, answer.err
     assert "6 steps, " in answer.out
-    assert "about 0.6 GB: process 0.60" in answer.out
+    assert "about 0.9 GB: process 0.85" in answer.out
 
 
 def test_an_empty_answer_or_a_lone_question_stops_or_is_skipped(command, tmp_path: Path):

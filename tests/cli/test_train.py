@@ -37,7 +37,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(command, tmp_path:
         "14 pairs: 14 kept, 0 dropped (max_length = 8192)",
         "6 steps, 2.18 epochs, ",
         " s on cpu, ",
-        "about 0.6 GB: process 0.60, ",
+        "about 0.9 GB: process 0.85, ",
         "16 GB: fits, 0.6 GB",
     ):
         assert said in answer.out

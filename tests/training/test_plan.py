@@ -116,7 +116,7 @@ def test_the_plan_in_words(tmp_path: Path):
     assert steps.startswith("6 steps, 2.18 epochs, ")
     assert "sharing saves" in steps
     assert re.match(r"about \d+ s on cpu, [\d.e-]+ s a step: ", duration)
-    assert memory.startswith("about 0.6 GB: process 0.60, ")
+    assert memory.startswith("about 0.9 GB: process 0.85, ")
     assert largest.startswith("largest single tensor: embed.weight, 0.00 GB")
     assert [card.split(":")[0] for card in cards] == ["16 GB", "24 GB", "48 GB", "80 GB", "141 GB"]
     assert all("fits, 0.6 GB" in card for card in cards)

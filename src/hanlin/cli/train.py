@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanlin.cli.console import downloading, note, out, show_logs
+from hanlin.cli.overrides import Overrides
 from hanlin.errors import ConfigError, HanlinError
 
 if TYPE_CHECKING:
@@ -23,10 +24,7 @@ INTERRUPTED = 130  # what a shell says of Ctrl-C
 
 def train(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe (.toml); see recipes/. 训练配方")] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe; repeatable."),
-    ] = None,
+    set: Overrides = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint. 从最近的检查点继续")
     ] = False,
@@ -121,8 +119,10 @@ def run(session: "Session") -> int:
     session.finish()
     if display.evaluations:
         print_scores(session, display.evaluations[0] if from_the_start else None, display.evaluations[-1])
+    talks = session.model.score is None  # a reward model gives a number, not an answer
+    ending = f"\n  hanlin chat {shlex.quote(str(directory))}" if talks else ""
     out.print(
-        f"\ndone 完成: {directory}\n  hanlin chat {shlex.quote(str(directory))}",
+        f"\ndone 完成: {directory}{ending}",
         markup=False,
         highlight=False,
         soft_wrap=True,
