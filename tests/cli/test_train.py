@@ -38,7 +38,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(command, tmp_path:
         "6 steps, 2.18 epochs, ",
         " s on cpu, ",
         "about 0.9 GB: process 0.85, ",
-        "16 GB: fits, 0.6 GB",
+        "16 GB: fits, 0.9 GB",
     ):
         assert said in answer.out
     assert "the checkpoint has no chat template: using the smollm2 format" in answer.err
