@@ -10,7 +10,7 @@ TORCH ?= torch==2.13.0
 # Which tests run: `make test MARKS=slow`, `make test MARKS=gpu`, or `make test ARGS="tests/text -x"` for a few.
 MARKS ?= not slow and not gpu
 ARGS ?=
-BENCHMARKS ?= benchmarks/orpo_step.py benchmarks/decode.py benchmarks/memory.py benchmarks/ranks.py
+BENCHMARKS ?= $(addprefix benchmarks/,orpo_step.py family_step.py decode.py memory.py ranks.py curate.py)
 
 BIN = .venv/bin
 READY = .venv/.ready
