@@ -219,7 +219,6 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "unknown family": (unknown_family, ("'mystery'", "supported: ")),
     "truncated weights": (truncated, ("model.safetensors: truncated", "again")),
     "cut in the header": (cut_in_the_header, ("not a whole .safetensors file",)),
-    "no weights": (without("model.safetensors"), ("has neither model.safetensors",)),
     "no config": (without("config.json"), ("config.json is missing",)),
     "no tokenizer": (without("tokenizer.json"), ("tokenizer.json is missing",)),
     "garbled config": (garbled("config.json"), ("config.json is not JSON",)),
@@ -239,6 +238,16 @@ def test_bad_models(command, tmp_path: Path, case: str):
     assert_refused(command("train", recipe, "--dry-run"), *said)
     assert_refused(command("evaluate", tmp_path / "model", "--suite", "pairs", "--data", tmp_path / "pairs.jsonl"))
     assert contents(tmp_path) == before
+
+
+def test_a_model_without_weights_can_be_planned_and_not_trained(command, tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    without("model.safetensors")(tmp_path / "model")
+    assert_refused(command("train", recipe), "has neither model.safetensors")
+    planned = command("train", recipe, "--dry-run")
+    assert planned.status == 0
+    assert "cannot run on this machine: " in planned.out
+    assert "has a config and no weights; download the model again" in planned.out
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "./nothing/here", "no/thing.gguf"])

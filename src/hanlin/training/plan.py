@@ -132,12 +132,14 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
         ranks=ranks,
-        obstacle=_obstacle(recipe, device),
+        obstacle=_obstacle(recipe, device, material.source),
     )
 
 
-def _obstacle(recipe: Recipe, device: torch.device | None) -> str:
+def _obstacle(recipe: Recipe, device: torch.device | None, source: Path) -> str:
     """Why the recipe cannot be run here, or ""."""
+    if _lacks_weights(source):
+        return f"{source} has a config and no weights; download the model again"
     try:
         check_runs_here(recipe, device or torch.device("cuda"))
     except ConfigError as error:
@@ -147,10 +149,14 @@ def _obstacle(recipe: Recipe, device: torch.device | None) -> str:
 
 def read_config(source: Path) -> ModelConfig:
     """The config of a model; of a directory without weights too, which is enough to plan with."""
-    described = source / "config.json"
-    if described.is_file() and not any(source.glob("*.safetensors*")):
+    if _lacks_weights(source):
+        described = source / "config.json"
         return config_from_hf(json.loads(described.read_bytes()), source=str(described))
     return open_checkpoint(source).config
+
+
+def _lacks_weights(source: Path) -> bool:
+    return (source / "config.json").is_file() and not any(source.glob("*.safetensors*"))
 
 
 def _duration(seconds: float) -> str:
