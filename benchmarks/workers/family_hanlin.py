@@ -5,21 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orpo_hanlin import Watch, build_model, read_pairs, training_config
-from worker import Clock, answer, cost
+from orpo_hanlin import build_model, read_pairs, train
+from worker import answer
 
-from hanlin.data.loader import PairOrder
 from hanlin.models.reward import load_reward_model
 from hanlin.models.weights import parse_dtype
 from hanlin.objectives.next_token import SftConfig
 from hanlin.objectives.reward import RewardConfig
 from hanlin.training.allocator import settle_memory
-from hanlin.training.checkpoint import Progress
 from hanlin.training.fit import Fit
-from hanlin.training.loop import run
 from hanlin.training.objective import objective_of
-from hanlin.training.optim import make_optimizer
-from hanlin.training.work import Job
 from hanlin.types import Tokens
 
 
@@ -40,30 +35,12 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     else:
         examples, config = read_texts(settings), SftConfig(kind="sft")
         model = build_model(settings)
-    training = training_config(settings)
-    order = PairOrder(len(examples), batch_pairs=training.batch_pairs, epochs=1, seed=0, shuffle=False)
-    watch = Watch(Clock(settings["warmup"], device=settings["device"]))
-    watch.clock.watch(model.embed)
-    job = Job(
-        model=model,
-        optimizer=make_optimizer(model, training),
-        train=examples,
-        held_out=[],
-        objective=objective_of(config),
-        config=training,
-        num_steps=order.num_steps,
-        order=order,
-        save=lambda progress: Path(),
-    )
-    watch.clock.lap()
-    run(job, Progress(), watch)
-    logical, size = [one.num_logical_tokens for one in examples], training.batch_pairs
+    measured = train(model, examples, objective_of(config), settings)
+    logical, size = [one.num_logical_tokens for one in examples], settings["batch_pairs"]
     return {
-        **cost(watch.clock, settings["device"]),
+        **measured,
         "real": [sum(logical[first : first + size]) for first in range(0, len(logical), size)][settings["warmup"] :],
         "num_parameters": sum(one.numel() for one in model.parameters()),
-        "loss": sum(step["loss"] for step in watch.metrics) / len(watch.metrics),
-        "grad_norm": watch.metrics[0]["grad_norm"],
     }
 
 

@@ -21,11 +21,11 @@ from hanlin.training.allocator import settle_memory
 from hanlin.training.checkpoint import Progress
 from hanlin.training.fit import Fit
 from hanlin.training.loop import run
-from hanlin.training.objective import objective_of
+from hanlin.training.objective import Objective, objective_of
 from hanlin.training.optim import make_optimizer
 from hanlin.training.recipe import TrainingConfig
 from hanlin.training.work import Job
-from hanlin.types import EncodedPair
+from hanlin.types import EncodedPair, Example
 
 
 class Watch:
@@ -99,21 +99,22 @@ def training_config(settings: Mapping[str, Any]) -> TrainingConfig:
     )
 
 
-def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train on the pairs as `hanlin train` does (same loop, same allocator settings), without checkpoints."""
-    settle_memory()
-    pairs = read_pairs(settings)
-    model = build_model(settings)
+def train(
+    model: Transformer, examples: Sequence[Example], objective: Objective[Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Train on the examples in their order, as `hanlin train` does, without checkpoints: what it cost, the mean loss
+    and the first gradient norm.
+    """
     config = training_config(settings)
-    order = PairOrder(len(pairs), batch_pairs=config.batch_pairs, epochs=1, seed=0, shuffle=False)
+    order = PairOrder(len(examples), batch_pairs=config.batch_pairs, epochs=1, seed=0, shuffle=False)
     watch = Watch(Clock(settings["warmup"], device=settings["device"]))
     watch.clock.watch(model.embed)
     job = Job(
         model=model,
         optimizer=make_optimizer(model, config),
-        train=pairs,
+        train=examples,
         held_out=[],
-        objective=objective_of(OrpoConfig(preset=settings["preset"], weight=settings["weight"])),
+        objective=objective,
         config=config,
         num_steps=order.num_steps,
         order=order,
@@ -123,9 +124,20 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     run(job, Progress(), watch)
     return {
         **cost(watch.clock, settings["device"]),
-        "tokens": sum(pair.num_logical_tokens for pair in pairs),
         "loss": sum(step["loss"] for step in watch.metrics) / len(watch.metrics),
         "grad_norm": watch.metrics[0]["grad_norm"],
+    }
+
+
+def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train on the pairs with the loop and the allocator settings of `hanlin train`."""
+    settle_memory()
+    pairs = read_pairs(settings)
+    model = build_model(settings)
+    objective = objective_of(OrpoConfig(preset=settings["preset"], weight=settings["weight"]))
+    return {
+        **train(model, pairs, objective, settings),
+        "tokens": sum(pair.num_logical_tokens for pair in pairs),
     }
 
 

@@ -17,10 +17,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hanlin.errors import TrainingError
 from hanlin.training.checkpoint import Progress
 from hanlin.training.schedule import set_learning_rate
-from hanlin.training.work import Job, Work
+from hanlin.training.work import Job, Work, not_finite
 
 
 def update_in_backward(job: Job, progress: Progress, work: Work) -> dict[str, float]:
@@ -33,14 +32,15 @@ def update_in_backward(job: Job, progress: Progress, work: Work) -> dict[str, fl
     loss = job.objective.loss(model, batch, work.counts)
     value = loss.total.item()
     if not math.isfinite(value):
-        raise TrainingError(_not_finite("loss", progress, batch.ids_P, "nothing was updated"))
+        raise not_finite("loss", progress.step + 1, batch.ids_P, noun="examples")
     with _updating(model, job.optimizer) as norms:
         loss.total.backward()
     if model.scratch is not None:
         model.scratch.renew()
     norm, *terms = torch.stack([torch.linalg.vector_norm(torch.stack(norms)), *loss.terms.values()]).tolist()
     if not math.isfinite(norm):
-        raise TrainingError(_not_finite("gradient norm", progress, batch.ids_P, "weights in memory are spoilt"))
+        state = "weights in memory are spoilt"
+        raise not_finite("gradient norm", progress.step + 1, batch.ids_P, noun="examples", state=state)
     return {"loss": value, **dict(zip(loss.terms, terms, strict=True)), "grad_norm": norm, "learning_rate": rate}
 
 
@@ -67,11 +67,3 @@ def _updating(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[li
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _not_finite(what: str, progress: Progress, ids: tuple[str, ...], state: str) -> str:
-    return (
-        f"step {progress.step + 1}: the {what} is not finite; {state}. Examples of this step: {', '.join(ids[:20])}. "
-        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
-        "(--resume)"
-    )

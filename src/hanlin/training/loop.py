@@ -33,7 +33,7 @@ from hanlin.training.recipe import TrainingConfig
 from hanlin.training.rollout import Rollouts
 from hanlin.training.schedule import set_learning_rate
 from hanlin.training.shares import Noted, shared_streams, together
-from hanlin.training.work import Job, Observer, Work, gathered_in_time, packed_ahead
+from hanlin.training.work import Job, Observer, Work, gathered_in_time, not_finite, packed_ahead
 from hanlin.types import Loss
 
 
@@ -169,13 +169,7 @@ def _not_finite(step: int, world: World, losses: Sequence[float], work: Work, *,
     here = [names for loss, names in zip(losses, ids, strict=True) if not math.isfinite(loss)]
     bad, all_ids = (list(chain(*found)) for found in zip(*world.gather((here, ids)), strict=True))
     named = list(dict.fromkeys(chain(*(bad or all_ids))))
-    what = "loss" if bad else "gradient norm"
-    return TrainingError(
-        f"step {step}: the {what} is not finite; nothing was updated. {noun.capitalize()} of this step: "
-        f"{', '.join(named[:20])}. "
-        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
-        "(--resume)"
-    )
+    return not_finite("loss" if bad else "gradient norm", step, named, noun=noun)
 
 
 def _is_due(step: int, every: int) -> bool:

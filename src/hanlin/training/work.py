@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from hanlin.data.loader import Order
-from hanlin.errors import ConfigError
+from hanlin.errors import ConfigError, TrainingError
 from hanlin.models.transformer import Transformer
 from hanlin.training.checkpoint import Progress
 from hanlin.training.objective import Objective
@@ -118,3 +118,14 @@ def _work(job: Job, examples: Sequence[Example]) -> Work:
     batches = [batch.to(job.model.device) for _, batch in packed]
     own = num_streams(examples, job.world, max_tokens=budget)[job.world.rank]
     return Work(examples, job.objective.count(examples), batches, len(batches) - own)
+
+
+def not_finite(
+    what: str, step: int, ids: Sequence[str], *, noun: str, state: str = "nothing was updated"
+) -> TrainingError:
+    """The error of a step whose loss or gradient is inf or nan: names the examples that it was computed from."""
+    return TrainingError(
+        f"step {step}: the {what} is not finite; {state}. {noun.capitalize()} of this step: {', '.join(ids[:20])}. "
+        "Look at these rows, lower training.learning_rate, or compute in float32; earlier checkpoints are whole "
+        "(--resume)"
+    )
