@@ -94,7 +94,8 @@ class Session:
         settle_memory()
         self._load()
         self.rollouts = self._explore()
-        fit = measure_fit(self.model, recipe.training, material.data.typical, material.objective.scored_share)
+        examples, share = material.data.typical, material.objective.scored_share
+        fit = measure_fit(self.model, recipe.training, examples, share, num_local=world.num_local)
         self.progress = Progress(
             data=material.data.fingerprint,
             threads=torch.get_num_threads(),
