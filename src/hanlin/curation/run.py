@@ -8,11 +8,15 @@ numbered by the input, and what follows reads them in that order.
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +29,7 @@ from hanlin.curation.duplicates import Duplicate, find_duplicates, join_prints
 from hanlin.curation.guarding import GuardTask, collect_guarded, guard_chunk, guard_tasks
 from hanlin.curation.guards import Guard
 from hanlin.curation.recipe import CurationRecipe
-from hanlin.curation.shards import Chunk, find_shards, line_of, read_chunks, write_file
+from hanlin.curation.shards import Chunk, find_shards, line_of, read_chunks, write_file, writing
 from hanlin.curation.work import Tools, curate_chunk, is_done, make_tools, part
 from hanlin.errors import ConfigError, DataError
 
@@ -65,10 +69,11 @@ def run(
         raise ConfigError(f"--rank {rank} should be from 0 to {world_size - 1}, one less than --world-size")
     if recipe.guard.kind and guard is None and world_size == 1:
         raise ConfigError(f"guard.kind = {recipe.guard.kind!r}, and no guard was handed in; use `hanlin curate`")
-    files = find_shards(recipe.input.files)
     output = Path(recipe.output.directory)
+    files = _inputs(recipe, output)
     work = _prepared(recipe, files, output)
     if (account := output / "curation.json").exists():
+        shutil.rmtree(work, ignore_errors=True)
         return Finished(output, json.loads(account.read_text(encoding="utf-8"))["counts"], True)
     total = sum(file.stat().st_size for file in files)
     numbers: list[int] = []
@@ -100,6 +105,16 @@ def _ask_guard(
         guard_chunk(recipe.guard, work, task, guard)
         seen += task.rows
         on_guarded(seen, total)
+
+
+def _inputs(recipe: CurationRecipe, output: Path) -> list[Path]:
+    """The files to read, without what the run itself writes into a folder of them."""
+    own = output.expanduser().resolve()
+    for name in recipe.input.files:
+        path = Path(name).expanduser().resolve()
+        if own == path or own in path.parents:
+            raise ConfigError(f"{name} lies in output.directory ({output}), which would be written over; name another")
+    return [file for file in find_shards(recipe.input.files) if own not in file.resolve().parents]
 
 
 def _prepared(recipe: CurationRecipe, files: list[Path], output: Path) -> Path:
@@ -135,17 +150,36 @@ def _through(
             yield chunk.number, chunk.consumed
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_parent) as pool:
         waiting: dict[Future[None], tuple[int, int]] = {}
-        for chunk in mine:
-            if is_done(work, chunk.number):
-                yield chunk.number, chunk.consumed
-                continue
-            waiting[pool.submit(_work, recipe.model_dump_json(), chunk, work)] = (chunk.number, chunk.consumed)
-            while len(waiting) >= 2 * workers:
+        try:
+            for chunk in mine:
+                if is_done(work, chunk.number):
+                    yield chunk.number, chunk.consumed
+                    continue
+                waiting[pool.submit(_work, recipe.model_dump_json(), chunk, work)] = (chunk.number, chunk.consumed)
+                while len(waiting) >= 2 * workers:
+                    yield from _finished(waiting)
+            while waiting:
                 yield from _finished(waiting)
-        while waiting:
-            yield from _finished(waiting)
+        except BrokenProcessPool:
+            help = "lower run.workers or run.chunk_bytes, and run it again: it goes on where it stopped"
+            raise DataError(f"a worker process was killed (was there too little memory?); {help}") from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _obey_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _finished(waiting: dict["Future[None]", tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -204,7 +238,7 @@ def _gathered(work: Path, numbers: list[int]) -> tuple[list[dict[str, np.ndarray
     """Prints of all chunks without signatures, which go to one file; and the places of the rows."""
     small: list[dict[str, np.ndarray]] = []
     places: list[bytes] = []
-    with (work / "near.bin").open("wb") as file:
+    with writing(work / "near.bin"), (work / "near.bin").open("wb") as file:
         for number in numbers:
             with np.load(part(work, number, "npz")) as arrays:
                 file.write(np.ascontiguousarray(arrays["near"]).tobytes())
@@ -224,6 +258,8 @@ def _write_output(
 ) -> None:
     from hanlin.curation.account import write_account
 
+    for stale in output.glob(".*.partial"):  # of a run that was killed
+        stale.unlink(missing_ok=True)
     compress = recipe.output.compress
     suffix = "jsonl.zst" if compress else "jsonl"
     rows = _kept(work, numbers, gone)
