@@ -7,6 +7,7 @@ Reading never fails for a row's sake: what cannot be read comes as a `Trouble` w
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,7 +213,7 @@ def _parquet(file: Path) -> Iterator[bytes]:
 
 def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -> None:
     """Write under a temporary name, then rename. Raises DataError when the disk is full, leaving nothing half."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids of two machines may be equal
     try:
         with partial.open("wb") as file:
             if compress:
