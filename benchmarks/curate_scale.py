@@ -32,7 +32,7 @@ from harness import (
     write_result,
 )
 
-COPIES = 24  # of each pair in each of two files: 19,200 pairs, so that the start of workers weighs little
+COPIES = 36  # of each pair in each of two files: 28,800 pairs, so that the start of workers weighs little
 NEAR = ("prompt", "prompt_chosen", "pair")
 _SENTENCES = re.compile(r"[^。！？!?.\n]{12,80}[。！？!?.]")
 
@@ -105,7 +105,7 @@ def one_run(workspace: Path, files: Sequence[Path], case: Case) -> dict[str, Any
         "input": {"files": [str(file) for file in files]},
         "output": {"directory": str(workspace / f"out-{number}")},
         "duplicates": {"exact": case.near is not None, "near": case.near or []},
-        "run": {"workers": case.workers, "chunk_bytes": 1_000_000},
+        "run": {"workers": case.workers},
     }
     if not case.rules:
         recipe["curation"] = {"pair": dict.fromkeys(("equal", "gap", "both", "worse"), "keep")}

@@ -36,7 +36,7 @@ def find_in_chunks(
                 parts.append(saved[name])
     places = [place for part in arrays.pop("places") for place in part.tolist()]
     counts = [len(one) for one in arrays["size"]]
-    joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
+    joined = {name: np.concatenate(arrays.pop(name)) for name in tuple(arrays)}
     with ChunkSignatures(work, numbers, counts, workers) as near:
         prints = Prints(joined["exact"], joined["present"], near, joined["size"], joined["tie"])
         for one in find_duplicates(

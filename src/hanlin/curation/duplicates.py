@@ -3,7 +3,7 @@
 Rows are taken from the best to the worst; a row is dropped when a row that stays is the same (exact key) or similar
 enough. So every dropped row has its better beside it, similar rows do not chain into one, and a second run finds
 nothing. MinHash bands propose candidates (20 bands of 6: a pair of similarity 0.8 is proposed with probability 0.998),
-whole signatures verify them. Memory grows by 170 bytes a row; signatures stay on disk.
+whole signatures verify them. Memory grows by 250 bytes a row; signatures stay on disk.
 """
 
 import tempfile
