@@ -68,6 +68,6 @@ def _finished(waiting: set["Future[Result]"]) -> Iterator[Result]:
             yield future.result()
         except BrokenProcessPool:
             raise DataError(
-                "a worker process was killed, most likely for want of memory; run the same command again: it goes on "
+                "a worker process died, most likely for want of memory; run the same command again: it goes on "
                 "where it stopped. Fewer run.workers take less"
             ) from None
