@@ -108,7 +108,7 @@ def group_chunks(job: tuple[int, int], *, work: Path, numbers: Sequence[int]) ->
         read.append(np.fromfile(file, np.uint64, count, offset=(key * NUM_BANDS + band) * count * 8))
     groups = group_band(np.concatenate(read))
     rows = np.flatnonzero(groups >= 0)
-    write_file(_groups_file(work, job), [rows.tobytes(), groups[rows].tobytes()])
+    write_file(_groups_file(work, job), [rows.tobytes(), groups[rows].tobytes()], lasting=False)
 
 
 def _groups_file(work: Path, job: tuple[int, int]) -> Path:

@@ -211,8 +211,10 @@ def _parquet(file: Path) -> Iterator[bytes]:
         raise DataError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
 
 
-def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -> None:
-    """Write under a temporary name, then rename. Raises DataError when the disk is full, leaving nothing half."""
+def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False, lasting: bool = True) -> None:
+    """Write under a temporary name, then rename; `lasting`, so that it is there after a power cut too. Raises DataError
+    when the disk is full, leaving nothing half.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids of two machines may be equal
     try:
         with partial.open("wb") as file:
@@ -223,7 +225,8 @@ def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -
             else:
                 file.writelines(pieces)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
