@@ -79,9 +79,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayWorkers]:
-    with RayWorkers("local", tasks=2) as made:
-        yield made
+def cluster() -> Iterator[RayWorkers]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # with its own 15 it waits for all that a busy machine does besides
+        with RayWorkers("local", tasks=2) as made:
+            yield made
 
 
 @pytest.fixture
