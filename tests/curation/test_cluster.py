@@ -221,6 +221,9 @@ def test_what_goes_wrong_on_a_worker_is_one_line(ray: RayWorkers, files: list[Pa
         run(recipe(Path("lost"), files), workers=ray, on_progress=quiet)
 
 
-def test_addresses_that_lead_nowhere_are_one_line(cluster: RayWorkers) -> None:
+def test_addresses_that_lead_nowhere_are_one_line() -> None:
+    for address in ("127.0.0.1:1", "127.0.0.1:port"):
+        with pytest.raises(ConfigError, match="no cluster answers"):
+            RayWorkers(address)
     with pytest.raises(ConfigError, match="start it on a machine of the cluster"):
         RayWorkers("ray://localhost:10001")

@@ -47,6 +47,9 @@ class RayWorkers:
         self._ray, self._tasks = ray, 0 if address == "local" else tasks
         local = {"num_cpus": tasks or None, "include_dashboard": False} if address == "local" else {}
         try:
+            if ":" in address:  # Ray itself would try for minutes
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]})") from None
