@@ -2,17 +2,20 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import polars
 import pytest
 import zstandard
 
-from hanlin.curation import shards
+from hanlin.curation import deduplication, shards
 from hanlin.curation.account import summarise_sheet
+from hanlin.curation.duplicates import KEYS
 from hanlin.curation.explain import explain
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.run import run
+from hanlin.curation.workers import LocalWorkers
 from hanlin.errors import ConfigError, DataError
 
 PAIRS = [
@@ -123,6 +126,24 @@ def test_ranks_share_the_chunks_and_one_call_finishes(data: Path, tmp_path: Path
     assert rows_of(tmp_path / "ranks") == rows_of(tmp_path / "whole")
     with pytest.raises(ConfigError, match="--rank 2"):
         run(recipe(tmp_path / "bad", data), rank=2, world_size=2, on_progress=quiet)
+
+
+def test_signatures_that_stay_in_their_files_find_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = {"duplicates": {"near": KEYS}}
+    done = run(recipe(tmp_path / "held", data, **near), on_progress=quiet)
+    assert done.counts["dropped|duplicate_prompt"]
+    monkeypatch.setattr(deduplication, "IN_MEMORY", 0)
+    monkeypatch.setattr(deduplication, "_OPEN_FILES", 2)
+    run(recipe(tmp_path / "read", data, **near), on_progress=quiet)
+    for name in ("decisions.jsonl", "rows-00000.jsonl"):
+        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "read" / name).read_bytes()
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with LocalWorkers(2) as workers, pytest.raises(DataError, match="goes on where it stopped"):
+        list(workers.each(os._exit, [1]))
 
 
 def test_parquet_and_zst_give_the_same_rows(data: Path, tmp_path: Path) -> None:

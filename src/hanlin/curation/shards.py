@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -261,9 +262,11 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(f"{path.parent} cannot be written: {error.strerror or error}; {help}") from None
 
 
-def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -> None:
-    """Write under a temporary name, then rename. Raises DataError when the disk is full, leaving nothing half."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False, lasting: bool = True) -> None:
+    """Write under a temporary name, then rename; `lasting`, so that it is there after a power cut too. Raises DataError
+    when the disk is full, leaving nothing half.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids of two machines may be equal
     with writing(path):
         try:
             with partial.open("wb") as file:
@@ -274,7 +277,8 @@ def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -
                 else:
                     file.writelines(pieces)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:
             with suppress(OSError):
