@@ -319,11 +319,14 @@ def test_a_key_that_stands_twice_hides_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_between_the_chunks_and_the_output_is_said_too(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(work: Path, numbers: list[int]) -> None:
-        with shards.writing(work / "near.bin"):
-            raise OSError(28, "No space left on device")
+    real = shards.os.replace
 
-    monkeypatch.setattr("hanlin.curation.run._gathered", full)
+    def full(source: Path, to: Path) -> None:
+        if to.name.startswith("groups-"):
+            raise OSError(28, "No space left on device")
+        real(source, to)
+
+    monkeypatch.setattr(shards.os, "replace", full)
     with pytest.raises(DataError, match="No space left"):
         run(recipe(tmp_path / "out", data), on_progress=quiet)
     monkeypatch.undo()
