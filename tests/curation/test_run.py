@@ -9,7 +9,7 @@ import polars
 import pytest
 import zstandard
 
-from hanlin.curation import deduplication, shards
+from hanlin.curation import deduplication, duplicates, shards
 from hanlin.curation.account import summarise_sheet
 from hanlin.curation.duplicates import KEYS
 from hanlin.curation.explain import explain
@@ -134,7 +134,8 @@ def test_signatures_that_stay_in_their_files_find_the_same(
     near = {"duplicates": {"near": KEYS}}
     done = run(recipe(tmp_path / "held", data, **near), on_progress=quiet)
     assert done.counts["dropped|duplicate_prompt"]
-    monkeypatch.setattr(deduplication, "IN_MEMORY", 0)
+    for place in (deduplication, duplicates):
+        monkeypatch.setattr(place, "IN_MEMORY", 0)
     monkeypatch.setattr(deduplication, "_OPEN_FILES", 2)
     run(recipe(tmp_path / "read", data, **near), on_progress=quiet)
     for name in ("decisions.jsonl", "rows-00000.jsonl"):

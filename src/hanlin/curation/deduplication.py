@@ -69,6 +69,10 @@ class ChunkSignatures:
         read = (os.pread(self._file(place), size, index * size) for place, index in zip(places, inside, strict=True))
         return np.frombuffer(b"".join(read), np.uint32).reshape(-1, NUM_PERMUTATIONS)
 
+    def blocks(self, key: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+        for first, number in zip(self._firsts.tolist(), self._numbers, strict=False):
+            yield first, _read_near(self._work, number)[:, key]
+
     def groups(self, key: int) -> NDArray[np.int32]:
         group = partial(group_chunks, work=self._work, numbers=self._numbers)
         jobs = [(key, band) for band in range(NUM_BANDS)]
@@ -83,8 +87,7 @@ class ChunkSignatures:
         count = int(self._firsts[-1])
         if count * len(KEYS) * NUM_PERMUTATIONS * 4 > IN_MEMORY:
             return None
-        read = [np.fromfile(part(self._work, number, "near"), np.uint32) for number in self._numbers]
-        return np.concatenate(read).reshape(count, len(KEYS), NUM_PERMUTATIONS)
+        return np.concatenate([_read_near(self._work, number) for number in self._numbers])
 
     def _file(self, place: int) -> int:
         if place not in self._open:
@@ -96,6 +99,11 @@ class ChunkSignatures:
     def _close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def _read_near(work: Path, number: int) -> NDArray[np.uint32]:
+    """The signatures [n, K, 120] of a chunk."""
+    return np.fromfile(part(work, number, "near"), np.uint32).reshape(-1, len(KEYS), NUM_PERMUTATIONS)
 
 
 def group_chunks(job: tuple[int, int], *, work: Path, numbers: Sequence[int]) -> None:

@@ -199,10 +199,15 @@ def _near(
 ) -> Iterator[Duplicate]:
     groups = prints.near.groups(column)
     candidates = alive & np.asarray((groups >= 0).any(axis=1))
+    low = low_bytes(prints.near, column, len(order))
+    unseen = NUM_PERMUTATIONS - low.shape[1]
     buckets: dict[int, list[int]] = {}
     for row in order[candidates[order]].tolist():
         mine = [group for group in groups[row].tolist() if group >= 0]
         others = sorted({other for group in mine for other in buckets.get(group, ())})
+        if others:
+            most = ((low[others] == low[row]).sum(axis=1) + unseen) / NUM_PERMUTATIONS  # what they can have in common
+            others = [others[place] for place in np.flatnonzero(most >= threshold)]
         if others:
             similar = (prints.near.of(others, column) == prints.near.of([row], column)).mean(axis=1)
             best = int(similar.argmax())
@@ -213,6 +218,17 @@ def _near(
             bucket = buckets.setdefault(group, [])
             if len(bucket) < MOST_KEPT:
                 bucket.append(row)
+
+
+def low_bytes(near: Near, key: int, count: int) -> NDArray[np.uint8]:
+    """The lowest byte of each of the 120 numbers of all `count` rows by one key, of fewer numbers where that is much:
+    where these differ, so do the numbers. Signatures that lie in files are read for the few rows that remain.
+    """
+    width = max(1, min(NUM_PERMUTATIONS, IN_MEMORY // max(1, count)))
+    low = np.empty((count, width), np.uint8)
+    for first, block in near.blocks(key):
+        low[first : first + len(block)] = block[:, :width].astype(np.uint8)
+    return low
 
 
 def similar_groups(prints: Prints, *, keys: tuple[str, ...], threshold: float = 0.7) -> NDArray[np.int64]:

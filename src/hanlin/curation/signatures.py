@@ -25,6 +25,10 @@ class Near(Protocol):
         """The signatures [n, 120] of some rows by one key."""
         ...
 
+    def blocks(self, key: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+        """All signatures by one key in order, some rows at a time, each with the number of its first row."""
+        ...
+
     def groups(self, key: int) -> NDArray[np.int32]:
         """For each row and band [N, 20] the number of the group of rows that share the band; -1 for a row alone."""
         ...
@@ -48,11 +52,11 @@ class Signatures:
 
     def groups(self, key: int) -> NDArray[np.int32]:
         hashes = np.zeros((NUM_BANDS, len(self._present)), np.uint64)
-        for start, block in self._blocks(key):
+        for start, block in self.blocks(key):
             hashes[:, start : start + len(block)] = hash_bands(block, self._present[start : start + len(block), key])
         return join_bands(map(group_band, hashes), len(self._present))
 
-    def _blocks(self, key: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    def blocks(self, key: int) -> Iterator[tuple[int, NDArray[np.uint32]]]:
         count, num_keys = self._present.shape
         if isinstance(self._held, np.ndarray):
             yield 0, self._held[:, key]
