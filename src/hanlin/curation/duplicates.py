@@ -206,18 +206,32 @@ def _near(
         mine = [group for group in groups[row].tolist() if group >= 0]
         others = sorted({other for group in mine for other in buckets.get(group, ())})
         if others:
-            most = ((low[others] == low[row]).sum(axis=1) + unseen) / NUM_PERMUTATIONS  # what they can have in common
-            others = [others[place] for place in np.flatnonzero(most >= threshold)]
-        if others:
-            similar = (prints.near.of(others, column) == prints.near.of([row], column)).mean(axis=1)
-            best = int(similar.argmax())
-            if similar[best] >= threshold:
-                yield Duplicate(row, others[best], KEYS[column], float(similar[best]))
+            most = ((low[others] == low[row]).sum(axis=1) + unseen) / NUM_PERMUTATIONS
+            found = _most_similar(prints.near, column, row, others, most, threshold)
+            if found is not None:
+                yield Duplicate(row, found[0], KEYS[column], found[1])
                 continue
         for group in mine:
             bucket = buckets.setdefault(group, [])
             if len(bucket) < MOST_KEPT:
                 bucket.append(row)
+
+
+def _most_similar(
+    near: Near, key: int, row: int, others: Sequence[int], most: NDArray[np.float64], threshold: float
+) -> tuple[int, float] | None:
+    """The most similar of other rows, the first of equals, and how similar it is; None where none reaches the
+    threshold. `most` bounds each one's similarity from above: those that promise most are looked at first, and few are.
+    """
+    own = found = None
+    for place in np.argsort(-most, kind="stable").tolist():
+        if most[place] < (threshold if found is None else found[1]):
+            break
+        own = near.of([row], key) if own is None else own
+        similar = float((near.of([others[place]], key) == own).mean())
+        if similar >= threshold and (found is None or (-similar, others[place]) < (-found[1], found[0])):
+            found = others[place], similar
+    return found
 
 
 def low_bytes(near: Near, key: int, count: int) -> NDArray[np.uint8]:
