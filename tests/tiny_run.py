@@ -12,7 +12,14 @@ from hanlin.text.tokenizer import Tokenizer
 from tiny import CONFIGS
 from tiny_text import write_directory
 
-TOKENIZERS = {"gemma": "gemma", "gemma2": "gemma", "gemma3": "gemma3", "llama": "llama3", "smollm2": "smollm2"}
+TOKENIZERS = {
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma3",
+    "llama": "llama3",
+    "smollm2": "smollm2",
+    "qwen2": "qwen2.5",
+}
 QUESTIONS = ("你好！", "写一首诗。", "what is a fox?", "Who are you, the model?", "春天的世界")
 ANSWERS = ("世界，你好。", "the quick fox", "lazy dog over", "春天的诗！", "user user", "关于春天", "hello 世界")
 

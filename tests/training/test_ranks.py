@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import safetensors.torch
-import torch
 
 import hanlin
 from hanlin.training.checkpoint import checkpoints
@@ -21,40 +20,17 @@ from hanlin.training.parallel import World
 from hanlin.training.shares import divide, shared_streams
 from tiny import random_pairs
 from tiny_objectives import recipe_of
-from tiny_ranks import free_port, join_ranks, start_ranks, train_ranks
+from tiny_ranks import (
+    assert_alike,
+    assert_equal,
+    free_port,
+    join_ranks,
+    numbers,
+    start_ranks,
+    train_ranks,
+    weights,
+)
 from tiny_run import write_recipe
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(run / "model.safetensors")
-
-
-def numbers(run: Path) -> list[dict[str, Any]]:
-    """The diary without what a clock says."""
-    timed = ("per_second", "generation_share")
-    return [
-        {key: value for key, value in record.items() if not any(word in key for word in timed)}
-        for record in read_metrics(run)
-    ]
-
-
-def assert_alike(one: Path, other: Path) -> None:
-    """Every number of the diary, the gradients' norms among them, and every weight, within 1e-5."""
-    mine, theirs = numbers(one), numbers(other)
-    assert [record["step"] for record in mine] == [record["step"] for record in theirs]
-    for here, there in zip(mine, theirs, strict=True):
-        assert here == pytest.approx(there, rel=1e-5, abs=1e-5)
-    here, there = weights(one), weights(other)
-    for name, tensor in here.items():
-        assert (tensor - there[name]).norm() <= 1e-5 * tensor.norm(), name
-
-
-def assert_equal(one: Path, other: Path) -> None:
-    """Bit for bit."""
-    assert numbers(one) == numbers(other)
-    here, there = weights(one), weights(other)
-    assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())
-
 
 # Shares ------------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from hanlin.models.backends import choose_backend
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import adapted
 from hanlin.models.nf4 import packed_matrices
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import head_bytes
 from hanlin.training.optim import STATE_BYTES
@@ -123,14 +124,19 @@ def choose_fit(
 
 
 def compiles(training: TrainingConfig, device: str, *, packed: bool = False) -> bool:
-    """Whether layers are compiled on this kind of device; "auto" leaves out those in four bits."""
+    """Whether layers are compiled on this kind of device; "auto" leaves out parts, and those in four bits."""
     return device == "cuda" and not packed if training.compile == "auto" else training.compile
 
 
 def measure_fit(
-    model: Transformer, training: TrainingConfig, examples: Sequence[E], scored_share: Callable[[E], float]
+    model: Transformer,
+    training: TrainingConfig,
+    examples: Sequence[E],
+    scored_share: Callable[[E], float],
+    part: Part = WHOLE,
 ) -> Fit:
-    """`choose_fit` for a loaded model and the examples that it will be trained on, with the memory that is free now.
+    """`choose_fit` for a loaded model, or a part of it, and the examples that it will be trained on, with the memory
+    that is free now.
 
     `scored_share` is the share of an example's tokens whose hidden states go through the head.
     """
@@ -144,7 +150,7 @@ def measure_fit(
     itemsize = model.dtype.itemsize
     copies = sum(itemsize * one.numel() for one in model.parameters() if one.ndim > 1 and one.dtype != model.dtype)
     taken = weights + STATE_BYTES[training.optimizer] * numbers + copies
-    adapters, packed = adapted(model), bool(packed_matrices(model))
+    adapters, packed = adapted(model), bool(packed_matrices(model)) or part.size > 1
     compiled = compiles(training, model.device.type, packed=packed)
     shape = StepShape(
         tokens=tokens,

@@ -132,16 +132,16 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
         ranks=ranks,
-        obstacle=_obstacle(recipe, device, material.source),
+        obstacle=_obstacle(recipe, device, material.source, ranks=ranks),
     )
 
 
-def _obstacle(recipe: Recipe, device: torch.device | None, source: Path) -> str:
+def _obstacle(recipe: Recipe, device: torch.device | None, source: Path, *, ranks: int) -> str:
     """Why the recipe cannot be run here, or ""."""
     if _lacks_weights(source):
         return f"{source} has a config and no weights; download the model again"
     try:
-        check_runs_here(recipe, device or torch.device("cuda"))
+        check_runs_here(recipe, device or torch.device("cuda"), ranks=ranks)
     except ConfigError as error:
         return str(error).splitlines()[0]
     return "" if device else f'training.device = "{recipe.training.device}" is not there'

@@ -146,6 +146,10 @@ class Recipe(Section):
             compile=training.compile,
             clip=training.clip,
             step_in_backward=training.step_in_backward,
+            tensor=self.parallel.tensor,
+            shard=self.parallel.shard,
+            objective=self.objective.kind,
+            samples=self.track.samples,
             device=device,
         )
 
