@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import save_model
 from hanlin.text.tokenizer import Tokenizer
@@ -29,6 +31,10 @@ def write_model(path: Path, *, family: str = "smollm2", seed: int = 0) -> Path:
     write_directory(path, TOKENIZERS[family])
     model = Transformer(replace(CONFIGS[family], vocab_size=Tokenizer.open(path).size))
     model.initialize(std=0.2, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(0, 0.2, generator=generator)
     save_model(model, path, dtype="float32")
     return path
 
