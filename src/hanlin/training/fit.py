@@ -123,9 +123,9 @@ def choose_fit(
     )
 
 
-def compiles(training: TrainingConfig, device: str, *, packed: bool = False) -> bool:
-    """Whether layers are compiled on this kind of device; "auto" leaves out parts, and those in four bits."""
-    return device == "cuda" and not packed if training.compile == "auto" else training.compile
+def compiles(training: TrainingConfig, device: str, *, eager: bool = False) -> bool:
+    """Whether layers are compiled on this kind of device; "auto" leaves those `eager` that nobody has tried."""
+    return device == "cuda" and not eager if training.compile == "auto" else training.compile
 
 
 def measure_fit(
@@ -150,8 +150,8 @@ def measure_fit(
     itemsize = model.dtype.itemsize
     copies = sum(itemsize * one.numel() for one in model.parameters() if one.ndim > 1 and one.dtype != model.dtype)
     taken = weights + STATE_BYTES[training.optimizer] * numbers + copies
-    adapters, packed = adapted(model), bool(packed_matrices(model)) or part.size > 1
-    compiled = compiles(training, model.device.type, packed=packed)
+    adapters, eager = adapted(model), bool(packed_matrices(model)) or part.size > 1
+    compiled = compiles(training, model.device.type, eager=eager)
     shape = StepShape(
         tokens=tokens,
         predictions=round(tokens * scored),

@@ -153,6 +153,13 @@ class Recipe(Section):
             device=device,
         )
 
+    @property
+    def stays_eager(self) -> bool:
+        """Whether training.compile = "auto" compiles nothing, on any device: nobody has tried it on four bits, and on
+        layers that send messages.
+        """
+        return self.model.quantization is not None or self.parallel.tensor > 1
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model.dtype == "bfloat16" and self.training.optimizer == "adamw" and self.lora is None:
