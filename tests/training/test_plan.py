@@ -28,6 +28,7 @@ from hanlin.training.session import Material, load_training_model, open_material
 from hanlin.training.speed import measure_speed
 from hanlin.training.workload import Workload, read_workload
 from tiny import CONFIGS, tiny_model
+from tiny_objectives import instructions
 from tiny_run import rows, write_model, write_recipe, write_rows
 
 
@@ -227,10 +228,21 @@ def test_a_team_divides_layers_and_keeps_the_rest(tmp_path: Path):
 def test_sampling_answers_is_counted(tmp_path: Path):
     objective = {"kind": "rlhf", "rewards": ["chinese"], "answers": 2, "max_tokens": 8}
     full = make_plan(material(tmp_path, objective=objective)).memory
-    assert full.reference > 0.9 * full.weights
+    assert full.others > 0.9 * full.weights
     assert full.answering > 0
     adapted = make_plan(material(tmp_path, objective=objective, lora={"rank": 2})).memory
-    assert adapted.reference == 0  # the adapters are switched off instead
+    assert adapted.others == 0  # the adapters are switched off instead
+
+
+def test_a_teacher_is_counted(tmp_path: Path):
+    """One of the student's size: its weights, and a forward pass beside the three products of learning."""
+    data = {"train": [str(write_rows(tmp_path / "texts.jsonl", instructions(14)))]}
+    alone = make_plan(material(tmp_path, data=data, objective={"kind": "sft"}))
+    taught = {"kind": "distillation", "teacher": str(write_model(tmp_path / "teacher", seed=1))}
+    plan = make_plan(material(tmp_path, data=data, objective=taught))
+    assert plan.memory.others == plan.memory.weights
+    assert plan.memory.peak == alone.memory.peak + plan.memory.others
+    assert plan.flops == pytest.approx(alone.flops * 4 / 3)
 
 
 # Cards ---------------------------------------------------------------------------------------------------------------

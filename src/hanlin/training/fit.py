@@ -7,7 +7,6 @@ starts, recorded with its progress, and restored when it is resumed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
@@ -21,6 +20,7 @@ from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import head_bytes
 from hanlin.training.optim import STATE_BYTES
 from hanlin.training.recipe import TrainingConfig
+from hanlin.training.room import free_memory
 from hanlin.types import Example
 
 E = TypeVar("E", bound=Example)
@@ -133,12 +133,15 @@ def measure_fit(
     training: TrainingConfig,
     examples: Sequence[E],
     scored_share: Callable[[E], float],
+    *,
+    num_local: int = 1,
     part: Part = WHOLE,
 ) -> Fit:
     """`choose_fit` for a loaded model, or a part of it, and the examples that it will be trained on, with the memory
     that is free now.
 
-    `scored_share` is the share of an example's tokens whose hidden states go through the head.
+    `scored_share` is the share of an example's tokens whose hidden states go through the head. On a CPU the free memory
+    is shared by the `num_local` ranks of the machine.
     """
     longest = max(example.num_tokens for example in examples)
     tokens = min(max(training.tokens_per_pass, longest), sum(example.num_tokens for example in examples))
@@ -162,7 +165,8 @@ def measure_fit(
         rank=sum(len(one.down) for one in adapters.values()) // model.config.num_layers,
         frozen=sum(not any(one.requires_grad for one in block.parameters()) for block in model.blocks),
     )
-    free = free_memory(model.device) - taken
+    sharers = num_local if model.device.type == "cpu" else 1
+    free = free_memory(model.device) / sharers - taken
     fit = choose_fit(model.config, training, shape, device=model.device, free_bytes=free)
     return replace(fit, compiled=compiled)
 
@@ -182,15 +186,3 @@ def activation_bytes_per_token(config: ModelConfig, compute: torch.dtype, *, res
     if config.qk_norm:
         attention += size * (queries + keys)
     return config.num_layers * (norms + attention + size * (2 if fused else 3) * config.ffn_width)
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that this process can still get: on the device, or of the machine; infinite where nobody says."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    described = Path("/proc/meminfo")
-    if not described.exists():
-        return float("inf")
-    lines = dict(line.split(":", 1) for line in described.read_text(encoding="ascii").splitlines())
-    return 1024.0 * int(lines["MemAvailable"].split()[0])

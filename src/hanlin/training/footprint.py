@@ -64,7 +64,7 @@ class Footprint:
     copies: float  # in the dtype of matrix products
     gradients: float
     states: float
-    reference: float  # the starting model and reward models
+    others: float  # models beside it: RLHF's start, reward models, a teacher
     activations: float
     logits: float
     scratch: float  # of the head's gradient, or of one unpacked matrix
@@ -79,7 +79,7 @@ class Footprint:
     @property
     def held(self) -> float:
         """All the time."""
-        return self.process + self.weights + self.copies + self.gradients + self.states + self.reference
+        return self.process + self.weights + self.copies + self.gradients + self.states + self.others
 
     @property
     def passing(self) -> float:
@@ -99,7 +99,7 @@ class Footprint:
             "copies in the compute dtype": self.copies,
             "gradients": self.gradients,
             "optimizer": self.states,
-            "reference and reward models": self.reference,
+            "other models": self.others,
         }
         most = max(self.passing, self.answering, self.saving)
         if most == self.passing:
@@ -166,9 +166,9 @@ def footprint(
     config = part.narrowed(config)
     weights, copies, gradients, states = _learning(config, recipe, load, sizes, ranks=ranks)
     process = PROCESS[device] + (BYTES_PER_ID * load.examples if device == "cpu" else 0)
-    reference, answering = _rollout(config, recipe, load, sizes, device=device)
+    others, answering = _rollout(config, recipe, load, sizes, device=device)
     scratch = _scratch(config, sizes, recipe)
-    held = process + weights + copies + gradients + states + reference + scratch
+    held = process + weights + copies + gradients + states + others + scratch
     room = (capacity - held) / (1 + HOLES[device])
     way = choose_way(config, recipe.training, _shape(config, recipe, load, sizes, device=device), room=room)
     saved = sizes.adapted * (4 if recipe.output.save_dtype == "float32" else 2)
@@ -178,7 +178,7 @@ def footprint(
         copies=copies,
         gradients=gradients,
         states=states,
-        reference=reference,
+        others=others,
         activations=way.activations,
         logits=way.logits,
         scratch=scratch,
@@ -248,13 +248,13 @@ def _scratch(config: ModelConfig, sizes: Sizes, recipe: Recipe) -> float:
 
 
 def _rollout(config: ModelConfig, recipe: Recipe, load: Workload, sizes: Sizes, *, device: str) -> tuple[float, float]:
-    """Where answers are sampled: bytes of the starting model and the judges, and of the engine while it samples."""
+    """Bytes of the models beside the one that learns, and of the engine while it samples answers."""
     if not load.answers:
-        return 0, 0
+        return load.others, 0
     stored, itemsize = _stored(recipe), _compute(recipe).itemsize
-    reference = load.judges
+    others: float = load.others
     if recipe.lora is None:  # a frozen copy; adapters are switched off instead
-        reference += itemsize * (sizes.maps + sizes.head) + stored * (sizes.embedding + sizes.vectors)
+        others += itemsize * (sizes.maps + sizes.head) + stored * (sizes.embedding + sizes.vectors)
     matrices = sizes.maps + (sizes.head or sizes.embedding)
     laid_out = itemsize * matrices if device == "cpu" and itemsize == 2 else 0
     merged = stored * sizes.adapted if recipe.lora else 0
@@ -266,4 +266,4 @@ def _rollout(config: ModelConfig, recipe: Recipe, load: Workload, sizes: Sizes, 
     length = load.answer_tokens if device == "cpu" else config.max_length
     cache = load.answers * length * a_token
     sampling = 3 * 4 * load.answers * config.vocab_size
-    return reference, copied + cache + sampling
+    return others, copied + cache + sampling

@@ -19,12 +19,13 @@ from hanlin.models.families import config_from_hf
 from hanlin.models.parts import part_of
 from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
-from hanlin.training.fit import USABLE, free_memory
+from hanlin.training.fit import USABLE
 from hanlin.training.footprint import Footprint, count_sizes, footprint
 from hanlin.training.learning import check_layers, check_runs_here
 from hanlin.training.optim import UPDATE_BYTES
 from hanlin.training.recipe import Recipe
 from hanlin.training.remedies import verdicts
+from hanlin.training.room import free_memory
 from hanlin.training.session import Material
 from hanlin.training.speed import Speed, measure_speed
 from hanlin.training.workload import read_work, read_workload

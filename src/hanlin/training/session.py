@@ -96,8 +96,9 @@ class Session:
         settle_memory()
         self._load()
         self.rollouts = self._explore()
-        shape = (material.data.typical, material.objective.scored_share)
-        fit = measure_fit(self.model, recipe.training, *shape, self.division.part)
+        examples, share = material.data.typical, material.objective.scored_share
+        of = {"num_local": world.num_local, "part": self.division.part}
+        fit = measure_fit(self.model, recipe.training, examples, share, **of)
         self.progress = Progress(
             data=material.data.fingerprint,
             threads=torch.get_num_threads(),
