@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import PickleError
@@ -26,8 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.staging import DefaultStager
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from hanlin.errors import CheckpointError, TrainingError
 from hanlin.models.parts import read_slice
@@ -219,31 +217,31 @@ def _write_record(folder: Path, optimizer: torch.optim.Optimizer, num_tensors: i
     (folder / _OPTIMIZER).write_text(json.dumps(record), encoding="utf-8")
 
 
-def write_shards(
-    partial: Path,
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
-    world: World,
-    *,
-    placed: Placed,
-    stager: DefaultStager,
-    group: dist.ProcessGroup,
-) -> "Future[object]":
-    """Copy this rank's part of the state and begin to write it under `partial`; every rank calls this.
-
-    Of sharded tensors a rank writes its rows; whole ones are divided by size. When the future is done on rank 0,
-    everybody's files are there. `group` is for CPU tensors and used by nobody else meanwhile.
+def own_state(
+    model: Transformer, optimizer: torch.optim.Optimizer, world: World, placed: Placed = _as_it_is
+) -> dict[str, Tensor]:
+    """What this rank writes of the state of several, by the names in the files. Of divided tensors it is a part; whole
+    ones are shared out by size.
     """
     parameters = _trained(model)
-    remembered, numbers = _remembered(parameters, optimizer)
-    if world.speaks:
-        _write_record(partial / _STATE, optimizer, len(remembered), numbers)
+    remembered, _ = _remembered(parameters, optimizer)
     tensors = {f"{_OF_WEIGHTS}{name}": placed(name, parameter.data) for name, parameter in parameters.items()}
     tensors |= {f"{_OF_MOMENTS}{name}": placed(name.rpartition("/")[0], one) for name, one in remembered.items()}
+    return _own(tensors, world)
+
+
+def note_optimizer(partial: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
+    """Write down what the optimizer is, and what it remembers beside tensors; one rank does."""
+    remembered, numbers = _remembered(_trained(model), optimizer)
+    _write_record(partial / _STATE, optimizer, len(remembered), numbers)
+
+
+def write_shards(partial: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> None:
+    """Write everybody's `own_state` under `partial`; every rank calls this, and when it returns on rank 0 all files are
+    there. `group` is for CPU tensors and used by nobody else meanwhile.
+    """
     writer = FileSystemWriter(partial / _STATE / _SHARDS, thread_count=1)
-    future = async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
-    assert isinstance(future, Future)
-    return future
+    save(tensors, storage_writer=writer, process_group=group)
 
 
 def _own(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:

@@ -130,6 +130,18 @@ def lay_out_states(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.init_state(group, parameter, number, place)
 
 
+def begin_states(optimizer: torch.optim.Optimizer) -> None:
+    """Make torch's AdamW have now the states that it would make in the first step."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not (state := optimizer.state[parameter]):
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter.data)
+                state["exp_avg_sq"] = torch.zeros_like(parameter.data)
+
+
 class StochasticAdamW(torch.optim.Optimizer):
     """AdamW for bfloat16 weights: computed in fp32, a chunk at a time; stored with stochastic rounding.
 

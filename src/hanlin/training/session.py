@@ -206,6 +206,8 @@ class Session:
             world=self.world,
             part=self.division.part,
         )
+        if self._saver is not None and recipe.training.save_every:
+            self._saver.warm_up()
         with self._diary(observer, look) as diary:
             if self.progress.step == 0:
                 if data.held_out:
