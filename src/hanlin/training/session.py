@@ -15,7 +15,7 @@ from hanlin.config import dump_toml
 from hanlin.data.prepare import PreparedData
 from hanlin.errors import ConfigError
 from hanlin.models.adapters import save_adapter
-from hanlin.models.parts import part_of
+from hanlin.models.parts import WHOLE, part_of
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import open_checkpoint, pick_device, save_model, write_generation_config
 from hanlin.text.encode import stop_ids
@@ -122,12 +122,13 @@ class Session:
     def _load(self) -> None:
         """The model, on its device and divided over the ranks where they share it; its optimizer; what saves both."""
         material, world, training = self.material, self.world, self.material.recipe.training
-        part = part_of(open_checkpoint(material.source).config, world.team.rank, world.team.size)
-        self.division = Division(part, world.team.mesh)
+        team = world.team
+        part = part_of(open_checkpoint(material.source).config, team.rank, team.size) if team.size > 1 else WHOLE
+        self.division = Division(part, team.mesh)
         device = torch.device("cpu") if world.sharded else None
         self.model = load_training_model(material, on_note=self._on_note, device=device, part=part)
         self._twin = Twin(self.model, world, self.division) if world.size > 1 else None
-        connect(self.model, part, world.team)
+        connect(self.model, part, team)
         if world.sharded:
             shard(self.model, pick_device(training.device))
         self.optimizer = make_optimizer(self.model, training)

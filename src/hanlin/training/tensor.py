@@ -89,6 +89,3 @@ class Division:
         if axis is None or self.mesh is None or tensor.ndim <= axis:
             return tensor
         return DTensor.from_local(tensor, self.mesh, [Shard(axis)], run_check=False)
-
-
-UNDIVIDED = Division()
