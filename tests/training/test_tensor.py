@@ -17,7 +17,7 @@ from hanlin.training.parallel import World
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, open_material
 from tiny_objectives import recipe_of
-from tiny_ranks import assert_alike, assert_equal, join_ranks, start_ranks, train_ranks, weights
+from tiny_ranks import assert_alike, assert_equal, join_ranks, numbers, start_ranks, train_ranks, weights
 from tiny_run import write_model, write_recipe
 
 PAIR = "parallel.tensor=2"
@@ -63,6 +63,16 @@ def test_a_team_learns_what_one_process_learns(tmp_path: Path, name: str):
         file = Path("adapter") / "adapter_model.safetensors"
         mine, theirs = (safetensors.torch.load_file(run / file) for run in (one, tmp_path / "run"))
         assert all((tensor - theirs[key]).norm() <= 1e-5 * tensor.norm() for key, tensor in mine.items())
+
+
+def test_a_team_in_mixed_precision(tmp_path: Path):
+    """Products and messages in bf16 over fp32 weights: every loss within the rounding of its products."""
+    recipe = recipe_for(tmp_path, "orpo", "gemma2", model={"compute": "bfloat16"}, parallel={"tensor": 2})
+    train_ranks(recipe, 2)
+    one = hanlin.train(recipe, overrides=[f"output.directory={tmp_path / 'one'}"])
+    mine, theirs = ([record["loss"] for record in numbers(run) if "loss" in record] for run in (one, tmp_path / "run"))
+    assert len(mine) == 3
+    assert mine == pytest.approx(theirs, rel=1e-2)
 
 
 # Checkpoints -------------------------------------------------------------------------------------------------------
