@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 def check_sharded(recipe: Recipe) -> None:
     """Raise ConfigError for what needs whole weights on every rank, before any is read."""
     reasons = {
-        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer != "adamw",
+        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer not in ("adamw", "adamw_bf16"),
         'objective.kind = "rlhf", whose answers are sampled from whole weights,': recipe.objective.kind == "rlhf",
         f"track.samples = {recipe.track.samples}": recipe.track.samples > 0,
     }
