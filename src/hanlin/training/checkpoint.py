@@ -306,7 +306,7 @@ def _read_shards(
 
 
 def _restore_optimizer(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, placed: Placed
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, placed: Placed = _as_it_is
 ) -> None:
     """Each state with the dtype, the shape and the bits that it had, on its parameter's device."""
     stored = read_header(folder / _MOMENTS, STATE_DTYPES)
