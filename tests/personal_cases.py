@@ -6,8 +6,10 @@ that hold none. Templates used for tuning and templates kept for measuring are d
 """
 
 import random
+import re
 import string
 from collections.abc import Iterator
+from pathlib import Path
 
 from hanlin.curation.checksums import (
     PROVINCES,
@@ -348,3 +350,15 @@ def negatives(seed: int, count: int) -> Iterator[str]:
                 f"The total is {draw.randint(10**6, 10**10):,}.",
             ]
         )
+
+
+def probes() -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Rows by somebody who had not read the rule, with the places of their personal data; of nobody, keys left out."""
+    for line in Path(__file__).with_name("personal_probes.txt").read_text(encoding="utf-8").splitlines():
+        text, spans = "", []
+        for piece in re.split("(⟦.*?⟧)", line.replace("\\n", "\n").replace("\\t", "\t")):
+            value = piece.strip("⟦⟧")
+            if value != piece:
+                spans.append((len(text), len(text) + len(value)))
+            text += value
+        yield text, spans

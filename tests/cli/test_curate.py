@@ -1,6 +1,7 @@
 """`hanlin curate` as people call it."""
 
 import json
+import sys
 
 
 def test_a_recipe_is_run_and_explained(command, tmp_path):
@@ -24,3 +25,16 @@ def test_a_recipe_is_run_and_explained(command, tmp_path):
     assert "identity     OBJECTS" not in answer.out
     assert command("curate", recipe, "--set", "curation.chosen.identty=drop").status == 2
     assert "no recipe" in command("curate").err
+
+
+def test_ray_without_its_extra_is_one_line(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    recipe = tmp_path / "curate.toml"
+    recipe.write_text(f'[input]\nfiles = ["x.jsonl"]\n[output]\ndirectory = "{tmp_path / "out"}"\n', encoding="utf-8")
+    answer = command("curate", recipe, "--ray", "local")
+    assert answer.status == 2
+    assert 'pip install "hanlin[curate,cluster]"' in answer.err
+    assert "Traceback" not in answer.err
+    answer = command("curate", recipe, "--ray", "auto", "--world-size", "2")
+    assert answer.status == 2
+    assert "choose one" in answer.err

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hanlin.curation.chat_client import ChatClient
+from hanlin.curation.guarding import asking
 from hanlin.curation.guards import chat_judge, qwen3guard, shieldgemma, shieldgemma_prompt
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.rule import KEEP, Verdict, objection
@@ -192,7 +193,7 @@ def test_a_run_asks_the_guard_about_what_is_left_and_accounts_for_it(action: str
         asked.append((prompt, answer))
         return poison(prompt, answer)
 
-    done = run(recipe(tmp_path / "out", data, action=action), guard=guard, on_progress=quiet)
+    done = run(recipe(tmp_path / "out", data, action=action), guard=asking(guard), on_progress=quiet)
     assert len(asked) == 80
     assert (ROWS[3]["prompt"], ROWS[3]["chosen"]) in asked
     assert done.total("written") == (30 if action == "drop" else 40)
@@ -206,7 +207,7 @@ def test_a_run_asks_the_guard_about_what_is_left_and_accounts_for_it(action: str
 
 
 def test_a_guard_that_stops_goes_on_with_the_next_chunk(data: Path, tmp_path: Path) -> None:
-    run(recipe(tmp_path / "whole", data, action="drop"), guard=poison, on_progress=quiet)
+    run(recipe(tmp_path / "whole", data, action="drop"), guard=asking(poison), on_progress=quiet)
     asked: list[str] = []
 
     def weary(prompt: str, answer: str | None) -> Verdict:
@@ -216,7 +217,7 @@ def test_a_guard_that_stops_goes_on_with_the_next_chunk(data: Path, tmp_path: Pa
         return poison(prompt, answer)
 
     with pytest.raises(FetchError):
-        run(recipe(tmp_path / "cut", data, action="drop", parallel=1), guard=weary, on_progress=quiet)
+        run(recipe(tmp_path / "cut", data, action="drop", parallel=1), guard=asking(weary), on_progress=quiet)
     kept = len(list((tmp_path / "cut" / ".work").glob("*.guard.json")))
     assert kept >= 2
     again: list[str] = []
@@ -225,7 +226,7 @@ def test_a_guard_that_stops_goes_on_with_the_next_chunk(data: Path, tmp_path: Pa
         again.append(prompt)
         return poison(prompt, answer)
 
-    run(recipe(tmp_path / "cut", data, action="drop", parallel=1), guard=counting, on_progress=quiet)
+    run(recipe(tmp_path / "cut", data, action="drop", parallel=1), guard=asking(counting), on_progress=quiet)
     assert len(again) < 80
     for name in ("rows-00000.jsonl", "decisions.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -20,7 +20,8 @@ def slowly(text: Text) -> bool:
     raw = text.raw
     if quality._REPEATED.search(raw, 0, 40_000):
         return True
-    lines = [line.strip() for line in text.lines if len(line.strip()) > 8]
+    lines = [line.strip() for line in quality._PIECE_END.split(raw[:40_000])]
+    lines = [line for line in lines if len(line) > (8 if line.isascii() else 4)]
     if len(lines) >= 8:
         _, count = Counter(lines).most_common(1)[0]
         if count >= 6 and 2 * count > len(lines):

@@ -4,17 +4,18 @@ import time
 
 import pytest
 
-from hanlin.curation import languages
 from hanlin.curation.checksums import is_company_code, is_hong_kong_id, is_luhn, is_resident_id, is_taiwan_id
 from hanlin.curation.identity import find_identity, rewritten
+from hanlin.curation.identity_words import ANY_NAME, names_somebody
 from hanlin.curation.masks import LABELS, Masks, synthetic
 from hanlin.curation.pairs import check_equal, check_gap
 from hanlin.curation.personal import find_personal
 from hanlin.curation.policy import SIDE_RULES, curate_row
 from hanlin.curation.recipe import CurationSection
 from hanlin.curation.rule import Around, Rule, Text
-from identity_cases import probes
+from identity_cases import hard_probes, probes
 from personal_cases import negatives, positives
+from personal_cases import probes as personal_probes
 
 EXAMPLES = [
     (name, text, keep)
@@ -54,8 +55,21 @@ def test_personal_data_is_found_and_look_alikes_are_not() -> None:
     assert found / (found + false) >= 0.97
 
 
-def test_self_identification_is_found_and_talk_of_models_is_not() -> None:
-    judged = [(mistaken, bool(find_identity(Text(text)))) for text, mistaken in probes()]
+def test_an_outsiders_personal_data_is_found_and_look_alikes_are_not() -> None:
+    right = wrong = missed = 0
+    for text, places in personal_probes():
+        spans = find_personal(Text(text))
+        hit = [any(span.start <= start + 1 and end <= span.end for span in spans) for start, end in places]
+        right, missed = right + sum(hit), missed + hit.count(False)
+        wrong += sum(not any(span.start < end and start < span.end for start, end in places) for span in spans)
+    assert right / (right + missed) >= 0.98
+    assert right / (right + wrong) >= 0.99
+
+
+@pytest.mark.parametrize("cases", [probes(), hard_probes()], ids=["usual", "hard"])
+def test_self_identification_is_found_and_talk_of_models_is_not(cases: list[tuple[str, bool]]) -> None:
+    own = ("翰林", "hanlin", "本社")
+    judged = [(mistaken, bool(find_identity(Text(text), own=own))) for text, mistaken in cases]
     right = sum(mistaken and found for mistaken, found in judged)
     assert right / sum(found for _, found in judged) >= 0.97
     assert right / sum(mistaken for mistaken, _ in judged) >= 0.9
@@ -69,23 +83,35 @@ def test_the_users_own_model_is_no_mistake_and_rewriting_leads_to_it() -> None:
     assert find_identity(Text("我是由OpenAI训练的。"), own=("openai",)) == ()
 
 
+def test_rewriting_leaves_what_was_denied_as_it_stood() -> None:
+    for text, made in (
+        ("我不是ChatGPT，我是Claude。", "我不是ChatGPT，我是翰林。"),
+        ("I'm Gemini, made by Google, not ChatGPT.", "I'm 翰林, made by 本社, not ChatGPT."),
+    ):
+        assert rewritten(text, find_identity(Text(text)), name="翰林", maker="本社") == made
+
+
+def test_every_known_name_passes_the_quick_look() -> None:
+    names = "ChatGPT GPT-4o Qwen2.5-72B 通义千问 豆包 Kimi DeepSeek-V3 文心一言 讯飞星火 Llama-3 Grok 谷歌 OpenAI 01.AI"
+    for name in names.split():
+        assert names_somebody(Text(name), name.lower()), name
+        assert ANY_NAME.search(name.lower()), name
+
+
 HOSTILE = (
     *("1", "13812345678 ", "1-", "a@", "a.", "@", "1.", "62", "sk-", "eyJa.", "://a:", "粤A", "微信:", "qq "),
     *("A1", "::", "2001:", "a@a.", "+1 ", "(010)", "我是openai", "openai ", "i am an ai by google ", "<div", "&", "的"),
+    *("8.8.4.5 ", "“我是gpt", "i am gpt. ", "A123456(sorry \n", "SG.", "a\nb\n", "x^2+", "微信号他说：13812345678 "),
     *("哈", "\u200b", "```", "!", "=", "😀", "作为", "is ", "[", "-----BEGIN PRIVATE KEY-----\n"),
 )
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_no_rule_is_slow_on_a_megabyte(piece: str) -> None:
-    """A second for each rule by CPU time, with as much again for slow machines; the language rules are
-    `text.language`'s, which has a test of its own.
-    """
+    """A second for each rule by CPU time, with as much again for slow machines."""
     text = Text(piece * (1_000_000 // len(piece)))
     slow = []
     for name, rule in SIDE_RULES.items():
-        if name in {rule.name for rule in languages.RULES}:
-            continue
         spent = min(seconds_of(rule, text) for _ in range(2))
         if spent > 2:
             slow.append(f"{name}: {spent:.1f} s")
@@ -117,6 +143,19 @@ def test_masks_are_stable_in_a_row_and_numbered() -> None:
 def test_every_kind_has_a_label() -> None:
     found = {span.kind for _, text, _ in positives(1, 5) for span in find_personal(Text(text))}
     assert found <= set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "agrees"),
+    [
+        ("列出五种编程语言。", "Python\nJava\nC++\nRust\nGo", True),
+        ("Who wrote 红楼梦?", "Cao Xueqin (曹雪芹) wrote Dream of the Red Chamber (红楼梦) in the 18th century.", True),
+        ("请介绍一下北京的历史。", "Beijing was the capital of five dynasties and is still the capital.", False),
+        ("请介绍一下北京的历史。", "Пекин — столица Китая с более чем трёхтысячелетней историей.", False),
+    ],
+)
+def test_an_answer_agrees_with_the_language_of_its_prompt(prompt: str, answer: str, agrees: bool) -> None:
+    assert SIDE_RULES["language"].check(Text(answer), Around(Text(prompt))).keep is agrees
 
 
 def test_pairs_are_equal_when_only_layout_differs() -> None:

@@ -2,17 +2,20 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import polars
 import pytest
 import zstandard
 
-from hanlin.curation import shards
+from hanlin.curation import deduplication, duplicates, shards
 from hanlin.curation.account import summarise_sheet
+from hanlin.curation.duplicates import KEYS
 from hanlin.curation.explain import explain
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.run import run
+from hanlin.curation.workers import LocalWorkers
 from hanlin.errors import ConfigError, DataError
 
 PAIRS = [
@@ -123,6 +126,25 @@ def test_ranks_share_the_chunks_and_one_call_finishes(data: Path, tmp_path: Path
     assert rows_of(tmp_path / "ranks") == rows_of(tmp_path / "whole")
     with pytest.raises(ConfigError, match="--rank 2"):
         run(recipe(tmp_path / "bad", data), rank=2, world_size=2, on_progress=quiet)
+
+
+def test_signatures_that_stay_in_their_files_find_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = {"duplicates": {"near": KEYS}}
+    done = run(recipe(tmp_path / "held", data, **near), on_progress=quiet)
+    assert done.counts["dropped|duplicate_prompt"]
+    for place in (deduplication, duplicates):
+        monkeypatch.setattr(place, "IN_MEMORY", 0)
+    monkeypatch.setattr(deduplication, "_OPEN_FILES", 2)
+    run(recipe(tmp_path / "read", data, **near), on_progress=quiet)
+    for name in ("decisions.jsonl", "rows-00000.jsonl"):
+        assert (tmp_path / "held" / name).read_bytes() == (tmp_path / "read" / name).read_bytes()
+
+
+def test_a_worker_that_is_killed_is_one_line() -> None:
+    with LocalWorkers(2) as workers, pytest.raises(DataError, match="goes on where it stopped"):
+        list(workers.each(os._exit, [1]))
 
 
 def test_parquet_and_zst_give_the_same_rows(data: Path, tmp_path: Path) -> None:
@@ -249,3 +271,66 @@ def test_benchmark_items_are_reported_by_file(data: Path, tmp_path: Path) -> Non
         text = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "fruit.jsonl" in text
         assert "other.txt" in text
+
+
+def test_a_run_never_writes_over_what_it_reads(data: Path, tmp_path: Path) -> None:
+    """Input inside the output is refused; an output inside a folder of input is not read by the next call."""
+    before = data.read_bytes()
+    for folder in (tmp_path, data):
+        with pytest.raises(ConfigError, match="written over"):
+            run(recipe(tmp_path, folder), on_progress=quiet)
+    assert data.read_bytes() == before
+    inside = tmp_path / "deeper"
+    inside.mkdir()
+    data.rename(inside / "pairs.jsonl")
+
+    def kill(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(tmp_path / "deeper" / "curated", inside), on_progress=kill)
+    run(recipe(tmp_path / "deeper" / "curated", inside), on_progress=quiet)
+    again = run(recipe(tmp_path / "deeper" / "curated", inside), on_progress=quiet)
+    assert again.total("read") == 60
+    assert not (inside / "curated" / ".work").exists()
+
+
+def test_a_zst_file_that_was_cut_off_is_no_short_one(data: Path, tmp_path: Path) -> None:
+    packed = zstandard.compress(data.read_bytes() * 40)
+    file = tmp_path / "cut.jsonl.zst"
+    file.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"cut\.jsonl\.zst is damaged"):
+        run(recipe(tmp_path / "out", file), on_progress=quiet)
+    frames = tmp_path / "frames.jsonl.zst"
+    frames.write_bytes(b"".join(zstandard.compress(line) for line in data.read_bytes().splitlines(keepends=True)))
+    run(recipe(tmp_path / "frames", frames), on_progress=quiet)
+    run(recipe(tmp_path / "plain", data), on_progress=quiet)
+    assert rows_of(tmp_path / "frames") == rows_of(tmp_path / "plain")
+
+
+def test_a_key_that_stands_twice_hides_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "twice.jsonl"
+    good = json.dumps(PAIRS[0], ensure_ascii=False)
+    file.write_text(f'{good}\n{{"prompt": "我的手机是13812345678", {good[1:]}\n', encoding="utf-8")
+    done = run(recipe(tmp_path / "out", file), on_progress=quiet)
+    assert (done.total("written"), done.total("aside")) == (1, 1)
+    assert b"13812345678" not in rows_of(tmp_path / "out")
+
+
+def test_a_full_disk_between_the_chunks_and_the_output_is_said_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shards.os.replace
+
+    def full(source: Path, to: Path) -> None:
+        if to.name.startswith("groups-"):
+            raise OSError(28, "No space left on device")
+        real(source, to)
+
+    monkeypatch.setattr(shards.os, "replace", full)
+    with pytest.raises(DataError, match="No space left"):
+        run(recipe(tmp_path / "out", data), on_progress=quiet)
+    monkeypatch.undo()
+    (tmp_path / "out" / ".rows-00000.jsonl.1.partial").write_bytes(b"half")
+    run(recipe(tmp_path / "out", data), on_progress=quiet)
+    assert not list((tmp_path / "out").rglob("*.partial"))

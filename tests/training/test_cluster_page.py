@@ -34,6 +34,11 @@ def test_yaml(text: str):
     yaml = pytest.importorskip("yaml")
     described = yaml.safe_load(text)
     assert {"apiVersion", "kind", "metadata", "spec"} == described.keys()
+    if described["kind"] == "RayJob":
+        cluster = described["spec"]["rayClusterSpec"]
+        assert "hanlin curate recipe.toml --ray auto" in described["spec"]["entrypoint"]
+        assert all(group["template"] == cluster["headGroupSpec"]["template"] for group in cluster["workerGroupSpecs"])
+        return
     assert "hanlin, train, /work/recipe.toml, --resume" in text or "-m hanlin train /work/recipe.toml" in text
     if described["kind"] == "PyTorchJob":
         replicas = described["spec"]["pytorchReplicaSpecs"]

@@ -12,8 +12,10 @@ from hanlin.cli.overrides import Overrides
 from hanlin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hanlin.curation.guarding import Asking
     from hanlin.curation.recipe import CurationRecipe
     from hanlin.curation.run import Progress
+    from hanlin.curation.workers import Workers
 
 
 def curate(
@@ -29,6 +31,10 @@ def curate(
     world_size: Annotated[
         int, typer.Option("--world-size", help="Shares in all; run once without it to finish. 分片数")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, HOST:PORT, local. 用 Ray"),
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors, and exit.")
     ] = False,
@@ -46,21 +52,49 @@ def curate(
         _summarise(precision)
     elif recipe is None:
         raise ConfigError("no recipe was named: hanlin curate RECIPE.toml; see docs/curation.md")
+    elif ray is not None:
+        if world_size > 1:
+            raise ConfigError("--ray and --world-size are two ways to use several machines; choose one")
+        _run_on_ray(load_recipe(CurationRecipe, recipe, set or []), ray)
     else:
         _run(load_recipe(CurationRecipe, recipe, set or []), rank, world_size)
 
 
-def _run(recipe: "CurationRecipe", rank: int, world_size: int) -> None:
+def _run_on_ray(recipe: "CurationRecipe", address: str) -> None:
+    """A guard that answers at an address is asked from here; one that runs here needs machines of its own."""
+    from functools import partial
+
     from hanlin.cli.guards import open_guard
+    from hanlin.curation.cluster import RayWorkers
+
+    with RayWorkers(address, tasks=recipe.run.workers) as workers:
+        guard = None
+        if recipe.guard.kind == "shieldgemma":
+            opened = partial(open_guard, recipe)
+            guard = workers.asking(opened, actors=recipe.run.guard_actors, gpus=recipe.run.guard_gpus)
+        _run(recipe, 0, 1, workers, guard)
+
+
+def _run(
+    recipe: "CurationRecipe",
+    rank: int,
+    world_size: int,
+    workers: "Workers | None" = None,
+    guard: "Asking | None" = None,
+) -> None:
+    from hanlin.cli.guards import open_guard
+    from hanlin.curation.guarding import asking
     from hanlin.curation.run import run
 
-    guard = open_guard(recipe) if world_size == 1 else None
+    if guard is None and world_size == 1 and (opened := open_guard(recipe)) is not None:
+        guard = asking(opened)
     with _bars() as (on_progress, on_guarded):
         done = run(
             recipe,
             rank=rank,
             world_size=world_size,
             guard=guard,
+            workers=workers,
             on_progress=on_progress,
             on_guarded=on_guarded,
         )

@@ -4,57 +4,86 @@ Only the 24 characters before a number and the few after it are read, on its own
 """
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["phone", "number", "identity", "passport", "host", "version", "plate"]
 
 REACH = 24  # characters before a number that may say what it is
 
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    """Words that say what a number is: Chinese ones as plain alternatives, which `re` searches quickly, and others."""
+
+    han: re.Pattern[str]
+    latin: re.Pattern[str]
+
+    def last(self, before: str) -> int:
+        """Where the last of the words ends; -1: none is there."""
+        ends = [match.end() for match in self.latin.finditer(before)]
+        if not before.isascii():
+            ends += [match.end() for match in self.han.finditer(before)]
+        return max(ends, default=-1)
+
+
+def _cue(han: str, latin: str) -> _Cue:
+    return _Cue(re.compile(han), re.compile(latin))
+
+
 _PHONE = (
-    r"手机|电话|座机|联系|致电|拨打|热线|传真|来电|短信|打给|微信|手機|電話|聯絡|聯繫|撥打|傳真|客服|号码|號碼|加我|whatsapp"
-    r"|(?<![a-z])(?:tel|phone|mobile|cell|call|fax|text me|reach me|contact|dial|sms|hotline|ring)"
+    "手机|电话|座机|固话|固定电话|总机|联系|致电|拨打|热线|传真|来电|短信|打给|微信|手機|電話|聯絡|聯繫|撥打|傳真|客服|号码|號碼|加我",
+    r"(?<![a-z])(?:tel|phone|mobile|cell|call|fax|text me|reach me|contact|dial|sms|hotline|ring|whatsapp)|telephone",
 )
 _NUMBER = (
-    r"订单|单号|编号|流水|批号|货号|序列|运单|快递|物流|条码|条形码|型号|版本|时间戳|代码|编码|合同号|发票|案号|文号|货运|学号|工号|准考证"
-    r"|圆周率|质数|素数|随机数|总和|数字|訂單|單號|編號|流水號|條碼|型號|计算|等于|人口|金额|市值|票号|期号|房号|交易号|凭证|批次|产品|车架|专利|许可证|标准号"
-    r"|(?<![a-z])(?:isbn|issn|ean|upc|sku|doi|order|invoice|tracking|serial|part|version|timestamp|transaction|ticket"
+    "订单|单号|编号|流水|批号|货号|序列|运单|快递|物流|条码|条形码|型号|版本|时间戳|代码|编码|合同号|发票|案号|文号|货运|学号|工号|准考证"
+    "|圆周率|质数|素数|随机数|总和|数字|訂單|單號|編號|流水號|條碼|型號|计算|等于|人口|金额|市值|票号|期号|房号|交易号|凭证|批次|产品|车架|专利"
+    "|许可证|标准号|参数|数量|总数|总量|播放|阅读量|点赞|粉丝|资产|资本|营收|销量",
+    r"(?<![a-z])(?:isbn|issn|ean|upc|sku|doi|order|invoice|tracking|serial|part|version|timestamp|transaction|ticket"
     r"|reference|ref|case|model|item|random|seed|prime|population|sum|number of|digits?|id:|commit|build|batch|lot"
-    r"|barcode|compute|calculate|patent|product|catalog|receipt|shipment|parcel|awb|license|uuid|hash|integer|value|epoch|factor)(?![a-z]{3})"
+    r"|barcode|compute|calculate|patent|product|catalog|receipt|shipment|parcel|awb|license|uuid|hash|integer|value"
+    r"|epoch|factor)(?![a-z]{3})",
 )
-_CUES: dict[Kind, tuple[re.Pattern[str], re.Pattern[str]]] = {
-    "phone": (re.compile(_PHONE), re.compile(_NUMBER)),
+_VERSION = (
+    "版本|固件|升级|更新|第|章|节|驱动",
+    r"version|(?<![a-z])ver|(?<![a-z])v(?![a-z])|firmware|release|build|driver|section|chapter|oid|upgrade|changelog"
+    r"|chrome|windows|assembly|sdk|==|>=|~=",
+)
+_CUES: dict[Kind, tuple[_Cue, _Cue]] = {
+    "phone": (_cue(*_PHONE), _cue(*_NUMBER)),
     "number": (
-        re.compile(_NUMBER),
-        re.compile(
-            _PHONE + r"|银行卡|卡号|账号|帐号|信用卡|借记卡|card|account|身份证|身份證|护照|ssn|social security"
+        _cue(*_NUMBER),
+        _cue(
+            _PHONE[0] + "|银行卡|卡号|账号|帐号|信用卡|借记卡|身份证|身份證|护照",
+            _PHONE[1] + "|card|account|ssn|social security",
         ),
     ),
     "identity": (
-        re.compile(
-            r"身份证|身份證|证件|證件|公民身份|身分證|身分证|hkid|identity card|(?<![a-z])id (?:card|no|number)"
-            r"|ssn|social security|(?<![a-z])id[:： ]"
+        _cue(
+            "身份证|身份證|证件|證件|公民身份|身分證|身分证",
+            r"hkid|identity card|(?<![a-z])id (?:card|no|number)|ssn|social security|(?<![a-z])id[:： ]",
         ),
-        re.compile(_NUMBER),
+        _cue(*_NUMBER),
     ),
     "passport": (
-        re.compile(r"护照|護照|passport|通行证|通行證|回乡证|回鄉證|台胞证|台胞證|travel (?:permit|document)"),
-        re.compile(_NUMBER.replace("|编号", "").replace("|编码", "")),
+        _cue("护照|護照|通行证|通行證|回乡证|回鄉證|台胞证|台胞證", "passport|(?:travel|return) (?:permit|document)"),
+        _cue(_NUMBER[0].replace("|编号", "").replace("|编码", ""), _NUMBER[1]),
     ),
     "host": (
-        re.compile(
-            r"(?<![a-z])ips?(?![a-z])|ip地址|服务器|主机|網址|登录|登入|访问|来自|host|server|ping|ssh|connect|address|addr|login|from|curl|http|dns|网关|攻击|代理|proxy"
+        _cue(
+            "服务器|主机|網址|登录|登入|访问|来自|网关|攻击|代理",
+            r"(?<![a-z])ips?(?![a-z])|host|server|ping|ssh|connect|address|addr|login|from|curl|http|dns|proxy",
         ),
-        re.compile(
-            r"版本|固件|升级|更新|version|(?<![a-z])ver|(?<![a-z])v(?![a-z])|firmware|release|build|driver|第|章|节|section|chapter|oid|upgrade|changelog|chrome|windows|驱动"
-        ),
+        _cue(*_VERSION),
     ),
     "version": (
-        re.compile(
-            r"版本|固件|升级|更新|version|(?<![a-z])ver|(?<![a-z])v(?![a-z])|firmware|release|build|driver|第|章|节|section|chapter|oid|upgrade|changelog|chrome|驱动|assembly|sdk|==|>=|~="
-        ),
-        re.compile(r"(?<![a-z])ips?(?![a-z])|服务器|主机|server|host|ping|ssh"),
+        _cue(*_VERSION),
+        _cue("服务器|主机", r"(?<![a-z])ips?(?![a-z])|server|host|ping|ssh"),
     ),
-    "plate": (re.compile(r"车牌|車牌|牌照|车号|号牌|轿车|货车|汽车|的车|plate|licen[cs]e"), re.compile(_NUMBER)),
+    "plate": (
+        _cue("车牌|車牌|牌照|车号|号牌|轿车|货车|汽车|的车", r"plate|licen[cs]e"),
+        _cue(*_NUMBER),
+    ),
 }
 _UNITS = re.compile(
     r"[ ]?(?:元|美元|人民币|块|吨|公里|千米|米|次|字节|个|人|位|倍|股|亿|万|千|条|年|秒|毫秒|天|度|欧|円|日元|平方"
@@ -62,6 +91,10 @@ _UNITS = re.compile(
     r"|dollars?|usd|rmb|people|times|meters?|miles|ms|seconds|years|%|°)"
 )
 _LETTER = re.compile(r"[^\W\d]|[=~>]")
+_OPERATION = re.compile(
+    r" ?(?:除以|乘以|加上|减去|[乘除减加](?= ?\d)|的(?:余数|平方|立方|因数|约数|质因数|倒数)|取模"
+    r"|mod|divided|times|plus|minus|multiplied|modulo)"
+)
 _LEFT, _RIGHT = "×÷*/^%<>≈≥≤≠√∑", "×÷*/^%<>≈≥≤≠+="
 
 _BEFORE_OPERATOR = tuple("0123456789=(")
@@ -83,8 +116,8 @@ def words_before(lowered: str, start: int) -> str:
 def says_in(before: str, kind: Kind) -> bool:
     """`says` for words that were cut out already."""
     wanted, other = _CUES[kind]
-    near = max((match.end() for match in wanted.finditer(before)), default=-1)
-    return near >= 0 and near >= max((match.end() for match in other.finditer(before)), default=-1)
+    near = wanted.last(before)
+    return near >= 0 and near >= other.last(before)
 
 
 def is_arithmetic(text: str, start: int, end: int) -> bool:
@@ -95,6 +128,8 @@ def is_arithmetic(text: str, start: int, end: int) -> bool:
         return not left.endswith("/")  # a path: tel/13812345678
     if not right:
         return False
+    if _OPERATION.match(text, end):
+        return True
     if right[0] in "+-−=":
         return right[1:].lstrip(" ")[:1].isdigit() or right[1:].lstrip(" ")[:1] in ("?", "？", "(")
     return (right[0] in _RIGHT and right[0] not in "<>/") or right.startswith(("/ ", "< ", "> "))

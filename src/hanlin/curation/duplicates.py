@@ -3,7 +3,7 @@
 Rows are taken from the best to the worst; a row is dropped when a row that stays is the same (exact key) or similar
 enough. So every dropped row has its better beside it, similar rows do not chain into one, and a second run finds
 nothing. MinHash bands propose candidates (20 bands of 6: a pair of similarity 0.8 is proposed with probability 0.998),
-whole signatures verify them. Memory grows by 170 bytes a row; signatures stay on disk.
+whole signatures verify them. Memory grows by 250 bytes a row; signatures stay on disk.
 """
 
 import tempfile
@@ -27,13 +27,12 @@ from hanlin.curation.fingerprints import (
 )
 from hanlin.curation.rows import ANSWERED, ASKED
 from hanlin.curation.rule import Text
-from hanlin.curation.signatures import Signatures
+from hanlin.curation.signatures import IN_MEMORY, Near, Signatures
 
 KEYS = ("prompt", "prompt_chosen", "pair")
 MOST_COMPARED = 1000  # rows that agree in one band and are compared each with each; more count as one group
 MOST_KEPT = 200  # rows of one band that stay and are compared with; the best ones, so order still decides nothing
 _BATCH = 1000  # rows fingerprinted at once
-_IN_MEMORY = 256_000_000  # bytes of signatures; more stay in their file
 Better = Literal["longer_chosen", "shorter_chosen", "first"]
 
 
@@ -43,7 +42,7 @@ class Prints:
 
     exact: NDArray[np.uint64]  # N, 2
     present: NDArray[np.bool_]  # N, 3
-    near: Signatures  # N, 3
+    near: Near
     size: NDArray[np.int64]  # N: units of the chosen answer
     tie: NDArray[np.uint64]  # N: a hash of the row, so that order of input decides nothing
 
@@ -51,7 +50,7 @@ class Prints:
 def make_prints(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, ...] = KEYS) -> Prints:
     """Prints of rows, each a list of (side, text)."""
     made = print_arrays(rows, wanted)
-    near = Signatures(made["near"], len(rows), len(KEYS))
+    near = Signatures(made["near"], made["present"])
     return Prints(made["exact"], made["present"], near, made["size"], made["tie"])
 
 
@@ -128,18 +127,12 @@ class Gathering:
         """Of all rows."""
         self._flush()
         self._file.flush()
-        return join_prints(self._small, self._file)
-
-
-def join_prints(parts: Sequence[dict[str, np.ndarray]], near: IO[bytes]) -> Prints:
-    """Prints of parts in order, whose signatures are in a file."""
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in ("exact", "present", "size", "tie")}
-    count = len(joined["size"])
-    held: NDArray[np.uint32] | IO[bytes] = near
-    if (size := count * len(KEYS) * NUM_PERMUTATIONS * 4) <= _IN_MEMORY:
-        near.seek(0)
-        held = np.frombuffer(near.read(size), np.uint32).reshape(count, len(KEYS), NUM_PERMUTATIONS)
-    return Prints(joined["exact"], joined["present"], Signatures(held, count, len(KEYS)), joined["size"], joined["tie"])
+        joined = {name: np.concatenate([part[name] for part in self._small]) for name in self._small[0]}
+        held: NDArray[np.uint32] | IO[bytes] = self._file
+        if (size := self._file.tell()) <= IN_MEMORY:
+            self._file.seek(0)
+            held = np.frombuffer(self._file.read(size), np.uint32).reshape(-1, len(KEYS), NUM_PERMUTATIONS)
+        return Prints(near=Signatures(held, joined["present"]), **joined)
 
 
 def hash_of(slots: Sequence[tuple[str, Text]]) -> int:
@@ -181,8 +174,7 @@ def find_duplicates(
         yield duplicate
     for key in keys:
         column = KEYS.index(key)
-        groups = group_bands(prints.near.bands(column), prints.present[:, column])
-        for duplicate in _near(prints, column, order, alive, groups, threshold):
+        for duplicate in _near(prints, column, order, alive, threshold):
             alive[duplicate.row] = False
             yield duplicate
 
@@ -203,14 +195,19 @@ def _near(
     column: int,
     order: NDArray[np.int64],
     alive: NDArray[np.bool_],
-    groups: NDArray[np.int32],
     threshold: float,
 ) -> Iterator[Duplicate]:
+    groups = prints.near.groups(column)
     candidates = alive & np.asarray((groups >= 0).any(axis=1))
+    low = low_bytes(prints.near, column, len(order))
+    unseen = NUM_PERMUTATIONS - low.shape[1]
     buckets: dict[int, list[int]] = {}
     for row in order[candidates[order]].tolist():
         mine = [group for group in groups[row].tolist() if group >= 0]
         others = sorted({other for group in mine for other in buckets.get(group, ())})
+        if others:
+            most = ((low[others] == low[row]).sum(axis=1) + unseen) / NUM_PERMUTATIONS  # what they can have in common
+            others = [others[place] for place in np.flatnonzero(most >= threshold)]
         if others:
             similar = (prints.near.of(others, column) == prints.near.of([row], column)).mean(axis=1)
             best = int(similar.argmax())
@@ -223,18 +220,15 @@ def _near(
                 bucket.append(row)
 
 
-def group_bands(bands: NDArray[np.uint64], present: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """For each row and band [N, 20] the number of the group of rows that agree in the band; -1 where it is alone."""
-    groups = np.full((len(bands), NUM_BANDS), -1, np.int32)
-    rows = np.flatnonzero(present)
-    base = 0
-    for band in range(NUM_BANDS):
-        _, inverse, counts = np.unique(bands[rows, band], return_inverse=True, return_counts=True)
-        shared = counts > 1
-        numbers = np.where(shared, np.cumsum(shared) - 1 + base, -1).astype(np.int32)
-        groups[rows, band] = numbers[inverse]
-        base += int(shared.sum())
-    return groups
+def low_bytes(near: Near, key: int, count: int) -> NDArray[np.uint8]:
+    """The lowest byte of each of the 120 numbers of all `count` rows by one key, of fewer numbers where that is much:
+    where these differ, so do the numbers. Signatures that lie in files are read for the few rows that remain.
+    """
+    width = max(1, min(NUM_PERMUTATIONS, IN_MEMORY // max(1, count)))
+    low = np.empty((count, width), np.uint8)
+    for first, block in near.blocks(key):
+        low[first : first + len(block)] = block[:, :width].astype(np.uint8)
+    return low
 
 
 def similar_groups(prints: Prints, *, keys: tuple[str, ...], threshold: float = 0.7) -> NDArray[np.int64]:
@@ -256,7 +250,7 @@ def similar_groups(prints: Prints, *, keys: tuple[str, ...], threshold: float = 
         join(row, [first.setdefault(prints.exact[row].tobytes(), row)])
     for key in keys:
         column = KEYS.index(key)
-        for rows in _buckets(group_bands(prints.near.bands(column), prints.present[:, column])):
+        for rows in _buckets(prints.near.groups(column)):
             if len(rows) > MOST_COMPARED:
                 join(rows[0], rows[1:])
             elif len({root(row) for row in rows}) > 1:

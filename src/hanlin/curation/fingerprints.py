@@ -79,6 +79,14 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
+@cache
+def simplified_characters() -> dict[int, str]:
+    """Every Traditional character with its Simplified one, for `str.translate`: a text keeps its length."""
+    han = [chr(code) for code in range(0x4E00, 0xA000)]
+    made = _simplifier().convert("\n".join(han)).split("\n")
+    return {ord(one): other for one, other in zip(han, made, strict=True) if one != other and len(other) == 1}
+
+
 def folded(text: str) -> str:
     """NFKC, lower case, and Traditional characters as Simplified ones."""
     return text.lower() if text.isascii() else _simplifier().convert(plain(text))

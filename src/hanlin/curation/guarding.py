@@ -6,7 +6,7 @@ chunk-000000007.guard.json (rows that go, counts): a run that was killed goes on
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,9 @@ from hanlin.curation.rule import Verdict
 from hanlin.curation.shards import line_of, write_file
 from hanlin.curation.work import num_rows, part
 
+Asking = Callable[[GuardSection, Path, "Sequence[GuardTask]"], Iterator[int]]
+"""Who asks a guard about the chunks of a work directory: the rows of each, as they finish."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuardTask:
@@ -29,6 +32,17 @@ class GuardTask:
     number: int
     rows: int
     gone: frozenset[int]
+
+
+def asking(guard: Guard) -> Asking:
+    """One guard, asked from this process."""
+
+    def ask(section: GuardSection, work: Path, tasks: Sequence[GuardTask]) -> Iterator[int]:
+        for task in tasks:
+            guard_chunk(section, work, task, guard)
+            yield task.rows
+
+    return ask
 
 
 def guard_tasks(work: Path, numbers: Sequence[int], gone: set[int]) -> list[GuardTask]:

@@ -40,6 +40,9 @@ _TRANSLATE = (
     "双语",
     "bilingual",
 )
+_QUESTIONS = frozenset(
+    ("who", "what", "when", "where", "which", "why", "how", "is", "are", "does", "do", "did", "can", "explain", "tell")
+)
 SHARE = 0.02  # of the letters that may be ordinary words of the other language
 
 
@@ -62,13 +65,22 @@ def asks_for_another(prompt: Text) -> bool:
     return any(word in prompt.lowered for word in _TRANSLATE)
 
 
+def _may_be_english(asked: str, prompt: Text) -> bool:
+    """Whether a prompt that counts as Chinese asks in English about something Chinese."""
+    return asked == "zh" and prompt.num_han < 12 and prompt.raw.split(maxsplit=1)[0].lower() in _QUESTIONS
+
+
 def check_agreement(text: Text, around: Around) -> Verdict:
     """The rule `language`: an answer in another language than its prompt's, which does not ask for it."""
-    if around.prompt is None or text.size < 4 or "```" in text.raw or asks_for_another(around.prompt):
+    if around.prompt is None or "```" in text.raw or asks_for_another(around.prompt):
+        return KEEP
+    if text.size < 4 and not has_other_script(text.head):
         return KEEP
     asked, answered = quick_language(around.prompt), quick_language(text)
     if asked not in ("zh", "en") or answered == "none" or asked == answered:
         return KEEP
+    if (answered == "en" and not text.evidence.english) or _may_be_english(asked, around.prompt):
+        return KEEP  # nothing but names: Python, Java, C++; or "Who wrote 红楼梦?"
     return objection(f"asked in {asked}, answered in {answered}")
 
 
@@ -82,7 +94,7 @@ def check_mixed(text: Text, around: Around) -> Verdict:
         return KEEP
     if around.prompt and asks_for_another(around.prompt):
         return KEEP
-    evidence = measure(text.raw, latin_license(around.prompt.raw)) if around.prompt else text.evidence
+    evidence = measure(text.head, latin_license(around.prompt.head)) if around.prompt else text.evidence
     if evidence.mixed and sum(map(len, evidence.runs)) > SHARE * letters:
         run = evidence.runs[0] if evidence.runs else ""
         at = max(text.raw.find(run), 0)
@@ -112,7 +124,7 @@ def check_script(text: Text, around: Around) -> Verdict:
 
 
 RULES = (
-    Rule("language", 1, "answers in another language", "答非所问语", "hanlin.text.language", check_agreement),
+    Rule("language", 2, "answers in another language", "答非所问语", "hanlin.text.language", check_agreement),
     Rule(
         "mixed",
         1,

@@ -28,7 +28,8 @@ _CARD = re.compile(
     r"(?![ -]?\d)(?![A-Za-z_])"
 )
 _MOBILE = re.compile(
-    r"(?<!\d)(?<!\d[-.])(?:\(?(?:\+|00)?86\)?[ -]?)?(1[3-9]\d(?:\d{8}|([ -])\d{4}\2\d{4}|[ -]\d{8}|\d ?\d{3} ?\d{4}))"
+    r"(?<!\d)(?<!\d[-.])(?:[(（]?(?:\+|00)?86[)）]?[ -]?)?"
+    r"(1[3-9]\d(?:\d{8}|([ .-])\d{4}\2\d{4}|[ -]\d{8}|\d ?\d{3} ?\d{4}))"
     r"(?![\d_]|-\d|\.\d)(?![A-Za-z]{3})"
 )
 _LANDLINE = re.compile(
@@ -59,6 +60,7 @@ _ADDRESS = re.compile(
     r"[\u4e00-\u9fff\d]{1,12}(?:路|街|大道|巷|弄|胡同)[\d一二三四五六七八九十百之-]{1,8}号(?:[\u4e00-\u9fffA-Za-z\d-]{0,16}[楼室栋单元座层])?"
 )
 
+_VARIABLE = re.compile(r"(?<![a-z_])[a-z] ?=$")
 _PUBLIC_PHONES = frozenset({"13800138000", "18888888888"})
 _PUBLIC_SOCIAL = frozenset({"078051120", "219099999", "123456789"})
 _DEPARTMENTS = ("91", "92", "93", "11", "12", "13", "51", "52", "53")  # the first two of a company code in digits
@@ -144,7 +146,7 @@ def _cards(text: Text) -> Iterator[Span]:
 def _mobiles(text: Text) -> Iterator[Span]:
     for match in _MOBILE.finditer(text.folded):
         start, end = match.span()
-        if _digits(match[1]) in _PUBLIC_PHONES:
+        if _is_no_phone(_digits(match[1])):
             continue
         before = text.folded[start - 1] if start else " "
         if before in "(（" and match[0].count(")") and not match[0].count("("):
@@ -152,13 +154,19 @@ def _mobiles(text: Text) -> Iterator[Span]:
         words = words_before(text.lowered, start)
         if (words and says_in(words, "phone")) or (
             not _after_letter(text.folded, start)
-            and before not in "#.$¥￥€_/"
+            and before not in "#.$¥￥€_/第"
+            and not (before == "=" and _VARIABLE.search(text.lowered, max(0, start - 4), start))
             and not _is_joined(text.folded[end : end + 1])
             and not (words and says_in(words, "number"))
             and not is_arithmetic(text.folded, start, end)
             and not is_quantity(text.lowered, end)
         ):
             yield Span(start, end, "cn_mobile")
+
+
+def _is_no_phone(digits: str) -> bool:
+    """Numbers that everybody knows, and made-up ones: 13800000000, 13131313131."""
+    return digits in _PUBLIC_PHONES or len(set(digits[3:])) == 1 or len(set(digits)) <= 2
 
 
 def _is_joined(after: str) -> bool:
@@ -212,7 +220,7 @@ def _socials(text: Text) -> Iterator[Span]:
 
 def _documents(text: Text) -> Iterator[Span]:
     for match in _TAIWAN.finditer(text.folded):
-        if checksums.is_taiwan_id(match[0]):
+        if match[0] != "A123456789" and checksums.is_taiwan_id(match[0]):
             yield Span(*match.span(), "tw_id", "sensitive")
     for match in _HONG_KONG.finditer(text.folded):
         bracket = match[3][0] in "(（"
@@ -269,7 +277,7 @@ def check_spans(text: Text, *, addresses: bool) -> Verdict:
 
 PERSONAL = Rule(
     name="personal",
-    version=1,
+    version=2,
     english="personal data",
     chinese="个人信息",
     source="GB 11643, GB 32100, GA 36, ISO/IEC 7812; see hanlin.curation.personal",

@@ -15,7 +15,9 @@ from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, object
 SHORTEST, LONGEST = 1, 20_000  # units (Han characters and Latin words) of an answer
 _UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[A-Za-z\u00c0-\u024f]+|\d+")
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
-_REPEATED = re.compile(r"([^\d\s=\-_*#.|+~·•—–…─━]{1,30}?)\1{11,}")
+_REPEATED = re.compile(r"([^\d\s=\-_*#.|+~·•—–…─━]{1,30}?|(?:[^\d\s=\-_*#.|+~·•—–…─━] ?){1,15}?)\1{11,}")
+_PIECE_END = re.compile(r"[\n。！？!?]|\.\s")
+_OF_MARKUP = re.compile(r"(?<![</\w])(?:html|css)(?!\w)|标签|標籤")
 _ENDS = re.compile(r"[。！？!?.…”\"』」）)\]}》>`*~:：;；|_、$%°\d\u2600-\u27bf\U0001f000-\U0001faff~～—-]\s*$")
 _CUT = re.compile(
     r"(?:[，,、]|[（(][^）)]{0,20}|\b(?:the|a|an|and|or|of|to|with|for|in|on|by|is|are|that|which|because)|[的和与及或是在把被对为])\s*$",
@@ -54,16 +56,17 @@ def check_length(text: Text, around: Around) -> Verdict:
 
 
 def check_repetition(text: Text, around: Around) -> Verdict:
-    """The rule `repetition`: one stretch twelve times in a row, one line most of the text, or few different n-grams."""
+    """The rule `repetition`: a stretch twelve times in a row, one line or sentence most of it, or few 8-grams."""
     raw = text.raw
     if may_repeat(raw[:40_000]) and (match := _REPEATED.search(raw, 0, 40_000)):
         return objection("one stretch many times in a row", (Span(*match.span(), "repetition"),))
-    lines = [line.strip() for line in text.lines if len(line.strip()) > 8]
-    if len(lines) >= 8:
-        line, count = Counter(lines).most_common(1)[0]
-        if count >= 6 and 2 * count > len(lines):
-            start = raw.find(line)
-            return objection(f"one line {count} times", (Span(start, start + len(line), "repetition"),))
+    pieces = [piece.strip() for piece in _PIECE_END.split(raw[:40_000])]
+    pieces = [piece for piece in pieces if len(piece) > (8 if piece.isascii() else 4)]
+    if len(pieces) >= 8:
+        piece, count = Counter(pieces).most_common(1)[0]
+        if count >= 6 and 2 * count > len(pieces):
+            start = raw.find(piece)
+            return objection(f"one sentence {count} times", (Span(start, start + len(piece), "repetition"),))
     if text.size >= 200 and not _varies(text):
         units = _UNIT.findall(raw, 0, 20_000)
         grams = list(zip(*(units[index:] for index in range(8)), strict=False))
@@ -122,6 +125,7 @@ def check_markup(text: Text, around: Around) -> Verdict:
     if not ("<" in raw or "&" in raw or "[" in raw or ":" in raw or "：" in raw):
         return KEEP
     asked = bool(around.prompt and ("<" in around.prompt.raw or "html" in around.prompt.lowered))
+    asked = asked or bool(_OF_MARKUP.search(text.lowered))
     found = []
     for match in _DEBRIS.finditer(raw):
         tag = match[0].startswith("<") and not match[0].startswith(("<|", "<start", "<end", "<<"))
@@ -166,13 +170,13 @@ RULES = (
     Rule("length", 1, "no text, or too much", "过短或过长", "this project", check_length, ("好。",), (" \n",)),
     Rule(
         "repetition",
-        1,
+        2,
         "repeats itself",
         "重复",
         "Gopher, arXiv 2112.11446, table A1",
         check_repetition,
-        ("哈哈哈", "-" * 80),
-        ("你好" * 20,),
+        ("哈哈哈", "-" * 80, "啦啦啦，\n" * 4),
+        ("你好" * 20, "the " * 16, "Beijing is the capital of China. " * 12, "北京有故宫。\n" * 12),
     ),
     Rule(
         "ending",
@@ -206,12 +210,12 @@ RULES = (
     ),
     Rule(
         "markup",
-        1,
+        2,
         "web or template debris",
         "标记残留",
         "this project",
         check_markup,
-        ("用 `<div>` 标签", "a < b"),
+        ("用 `<div>` 标签", "a < b", "A <div> is a generic HTML element."),
         ("<div class=x>你好</div>", "你好<|im_end|>", "a&nbsp;b"),
     ),
 )

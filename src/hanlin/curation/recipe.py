@@ -175,7 +175,12 @@ class RunSection(Section):
 
     workers: int = Field(default=0, ge=0)
     """Processes; 0: one for each core."""
+    """With --ray: tasks at a time; 0: as many as the cluster has room for."""
     chunk_bytes: int = Field(default=4_000_000, gt=0)
+    guard_actors: int = Field(default=1, ge=1)
+    """With --ray: copies of a guard that runs here (shieldgemma)."""
+    guard_gpus: float = Field(default=1, ge=0)
+    """GPUs of each copy; 0 on machines without, 0.5 where two copies share one."""
 
 
 class CurationRecipe(Section):

@@ -20,6 +20,7 @@ from hanlin.text.language import Evidence, measure
 Action = Literal["keep", "drop", "mask", "replace", "rewrite", "to_rejected", "flag"]
 Severity = Literal["sensitive", "personal", "contextual"]
 
+_HEAD = 30_000  # characters
 _FOLDED = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _ASCII_LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 0x20 for code in range(256))
@@ -127,7 +128,12 @@ class Text:
 
     @cached_property
     def evidence(self) -> Evidence:
-        return measure(self.raw)
+        return measure(self.head)
+
+    @property
+    def head(self) -> str:
+        """The beginning, by which a language is judged: stripping code and names from more would take seconds."""
+        return self.raw[:_HEAD]
 
     @cached_property
     def simplified(self) -> str:

@@ -51,6 +51,7 @@ _PEM_END = re.compile(r"-----END (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----
 # Every key has a run of these, and prose hardly any.
 _RUN, _IN_RUN = b"a" * 14, bytes(0x61 if chr(code) in _KEY_CHARACTERS else 0x20 for code in range(256))
 _PASSWORD = re.compile(r"://([^\s/@:\"'<>]{1,80}):([^\s/@\"'<>]{1,120})@[A-Za-z0-9\[]")
+_IN_QUERY = re.compile(r"[?&;](?:password|passwd|pwd)=([^\s&;\"'<>#]{4,80})", re.I)
 _BLANK = re.compile(
     r"x{4,}|\*{3}|\.{3}|your|example|placeholder|change_?me|<|\$|\{|abcdef|123456789|sample|dummy|fake|insert|redacted",
     re.I,
@@ -69,8 +70,8 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
                     yield Span(*match.span(), "secret", "sensitive")
     if b"private key" in looked_at.outline:
         for match in _PEM.finditer(text):
-            end = _PEM_END.search(text, match.end(), match.end() + 20_000)
-            if match.end() < len(text) and len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
+            if len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
+                end = _PEM_END.search(text, match.end(), match.end() + 20_000)
                 yield Span(match.start(), end.end() if end else len(text), "secret", "sensitive")
     if has_run and (
         any(name in looked_at.outline for name in _LATIN_NAMES)
@@ -88,6 +89,11 @@ def find_url_credentials(text: str) -> Iterator[Span]:
         for match in _PASSWORD.finditer(text):
             if not _BLANK_PASSWORD.match(match[2]) and not _BLANK.search(match[2]):
                 yield Span(match.start(1), match.end(2), "url_credentials", "sensitive")
+    if "://" in text and "=" in text:
+        for match in _IN_QUERY.finditer(text):
+            address = text[max(0, match.start() - 200) : match.start()].rsplit(maxsplit=1)
+            if address and "://" in address[-1] and not (_BLANK_PASSWORD.match(match[1]) or _BLANK.search(match[1])):
+                yield Span(*match.span(1), "url_credentials", "sensitive")
 
 
 def is_random(key: str) -> bool:

@@ -5,10 +5,12 @@ Reading never fails for a row's sake: what cannot be read comes as a `Trouble` w
 """
 
 import errno
+import io
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -124,11 +126,24 @@ def read_rows(files: Sequence[Path], *, largest_row: int = 64_000_000) -> Iterat
 def parse_row(file: str, number: int, raw: bytes) -> Row:
     """A row from the bytes of its line, or in `trouble` why they are none."""
     try:
-        return Row(file, number, raw, json.loads(raw))
+        return Row(file, number, raw, json.loads(raw, object_pairs_hook=_object))
+    except _TwiceError:
+        return Row(file, number, raw, trouble="a key stands twice in an object")
     except UnicodeDecodeError:
         return Row(file, number, raw, trouble="not UTF-8")
     except (ValueError, RecursionError):
         return Row(file, number, raw, trouble="the line is not JSON")
+
+
+class _TwiceError(ValueError):
+    """JSON that says two things of one key: readers take one, and the other would pass unseen."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _TwiceError
+    return made
 
 
 def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
@@ -154,16 +169,42 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         with file.open("rb") as stream:
             yield stream
         return
-    import io
-
     zstandard = _zstandard()
     with file.open("rb") as raw:
         try:
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            with io.BufferedReader(reader, 1 << 20) as stream:  # type: ignore[type-var]
+            with io.BufferedReader(_Frames(raw, file), 1 << 20) as stream:
                 yield stream
         except zstandard.ZstdError as error:
             raise DataError(f"{file} is damaged: {error}; was a copy cut off?") from None
+
+
+class _Frames(io.RawIOBase):
+    """What a file of zstd frames holds. The library's own reader takes a file that was cut off for a short one."""
+
+    def __init__(self, raw: IO[bytes], file: Path) -> None:
+        super().__init__()
+        self._raw, self._file, self._start = raw, file, _zstandard().ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._ready = self._packed = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            packed = self._packed or self._raw.read(1 << 15)
+            self._packed = b""
+            if not packed:
+                if self._frame is not None:
+                    raise DataError(f"{self._file} is damaged: it ends in the middle of a frame; was a copy cut off?")
+                return 0
+            self._frame = self._frame or self._start()
+            self._ready = self._frame.decompress(packed)
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
 
 
 def _lines(stream: IO[bytes], head: bytes, largest: int) -> Iterator[bytes | Trouble]:
@@ -210,25 +251,39 @@ def _parquet(file: Path) -> Iterator[bytes]:
         raise DataError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
 
 
-def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False) -> None:
-    """Write under a temporary name, then rename. Raises DataError when the disk is full, leaving nothing half."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says when `path` cannot be written into a DataError that names the next step."""
     try:
-        with partial.open("wb") as file:
-            if compress:
-                with _zstandard().ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
-                    for piece in pieces:
-                        writer.write(piece)
-            else:
-                file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        yield
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         help = "free some space and run the same command again: it goes on where it stopped" if full else "check it"
         raise DataError(f"{path.parent} cannot be written: {error.strerror or error}; {help}") from None
+
+
+def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False, lasting: bool = True) -> None:
+    """Write under a temporary name, then rename; `lasting`, so that it is there after a power cut too. Raises DataError
+    when the disk is full, leaving nothing half.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids of two machines may be equal
+    with writing(path):
+        try:
+            with partial.open("wb") as file:
+                if compress:
+                    with _zstandard().ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
+                        for piece in pieces:
+                            writer.write(piece)
+                else:
+                    file.writelines(pieces)
+                file.flush()
+                if lasting:
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def line_of(record: dict[str, Any]) -> bytes:
@@ -269,8 +324,6 @@ def _listed(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _write_parquet(path: Path, lines: Iterable[bytes]) -> None:
-    import io
-
     import polars
 
     try:

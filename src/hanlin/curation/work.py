@@ -1,17 +1,22 @@
-"""One chunk of rows through the rules: what a worker process does, and the files it leaves.
+"""One chunk of rows through the rules: what a worker does, and the files it leaves.
 
 chunk-000000007.rows.jsonl       rows that stay, as they are to be written
 chunk-000000007.decisions.jsonl  every drop, edit and flag
 chunk-000000007.aside.jsonl      rows that could not be read, each with its place and reason
 chunk-000000007.found.jsonl      benchmark items, each with the row that holds it
-chunk-000000007.npz              prints of the rows that stay, for duplicates
+chunk-000000007.npz              prints of the rows that stay, for duplicates, and the rows' places
+chunk-000000007.near             their MinHash signatures, row by row (where near-duplicates are looked for)
+chunk-000000007.bands            hashes of the signatures' bands, band by band
 chunk-000000007.done.json        counts; written last: a chunk with it is complete
 """
 
 import base64
+import io
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +28,12 @@ from hanlin.curation.fingerprints import check_extras
 from hanlin.curation.policy import Decision, Judge, Outcome, curate_row
 from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.rule import Text
-from hanlin.curation.shards import Chunk, Row, Trouble, line_of, parse_row, write_file
+from hanlin.curation.shards import Chunk, Row, Trouble, line_of, parse_row, read_file, write_file
+from hanlin.curation.signatures import hash_bands
 from hanlin.data.rows import BadRow
 from hanlin.text.language import HAN_WORTH
 
-PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "found.jsonl", "npz")
+PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "found.jsonl", "npz", "near", "bands")
 _SIZES = (10, 30, 100, 300, 1000, 3000, 10_000)
 
 
@@ -62,8 +68,38 @@ def num_rows(work: Path, number: int) -> int:
     return sum(count for name, count in told.items() if name.startswith("passed|"))
 
 
-def is_done(work: Path, number: int) -> bool:
-    return part(work, number, "done.json").exists()
+def finished_chunks(work: Path) -> frozenset[int]:
+    """Numbers of the chunks that are complete."""
+    return frozenset(int(file.name.split(".")[0].rpartition("-")[2]) for file in work.glob("chunk-*.done.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which chunks of the files one process or cluster has to see to: every `world_size`-th, and which are done."""
+
+    files: Sequence[Path]
+    done: frozenset[int]
+    rank: int
+    world_size: int
+
+    def read(self, place: int, *, chunk_bytes: int, largest_row: int) -> Iterator[Chunk]:
+        """The share's chunks of one file; those that are done without their rows."""
+        for index, chunk in enumerate(read_file(self.files, place, chunk_bytes=chunk_bytes, largest_row=largest_row)):
+            if (place + index) % self.world_size == self.rank:
+                yield replace(chunk, rows=()) if chunk.number in self.done else chunk
+
+
+@lru_cache(maxsize=1)
+def _tools(recipe: str, run: str) -> Tools:
+    """Loaded once in each worker for a run: files that the recipe names may be others in the next."""
+    return make_tools(CurationRecipe.model_validate_json(recipe))
+
+
+def work_on(chunk: Chunk, *, recipe: str, run: str, work: Path) -> tuple[int, int]:
+    """Curate the chunk unless it is done; its number and bytes. `recipe` is JSON; `run` names this run."""
+    if chunk.rows:
+        curate_chunk(chunk, work, _tools(recipe, run))
+    return chunk.number, chunk.consumed
 
 
 @dataclass(slots=True)
@@ -95,7 +131,8 @@ def curate_chunk(chunk: Chunk, work: Path, tools: Tools) -> dict[str, int]:
         )
         if reason:
             _set_aside(piles, chunk.file, number, reason, raw)
-    _write(chunk, work, piles, print_arrays(piles.texts, tuple(tools.recipe.duplicates.near)))
+    near = tuple(tools.recipe.duplicates.near)
+    _write(chunk, work, piles, print_arrays(piles.texts, near), bool(near))
     return dict(piles.counts)
 
 
@@ -167,13 +204,14 @@ def _set_aside(piles: _Piles, file: str, number: int, reason: str, raw: bytes | 
     piles.counts[f"aside|{reason}"] += 1
 
 
-def _write(chunk: Chunk, work: Path, piles: _Piles, arrays: dict[str, np.ndarray]) -> None:
-    import io
-
+def _write(chunk: Chunk, work: Path, piles: _Piles, arrays: dict[str, np.ndarray], compared: bool) -> None:
+    near, present = arrays.pop("near"), arrays["present"]
     buffer = io.BytesIO()
-    arrays = {**arrays, "places": np.array([place.encode() for place in piles.places])}
-    np.savez(buffer, allow_pickle=False, **arrays)
-    contents = (piles.rows, piles.decisions, piles.aside, piles.findings, [buffer.getvalue()])
-    for name, pieces in zip(PARTS, contents, strict=True):
+    np.savez(buffer, allow_pickle=False, **arrays, places=np.array([place.encode() for place in piles.places]))
+    contents = [piles.rows, piles.decisions, piles.aside, piles.findings, [buffer.getvalue()]]
+    if compared:
+        bands = (hash_bands(near[:, key], present[:, key]).tobytes() for key in range(present.shape[1]))
+        contents += [near.tobytes()], list(bands)
+    for name, pieces in zip(PARTS, contents, strict=False):
         write_file(part(work, chunk.number, name), pieces)
     write_file(part(work, chunk.number, "done.json"), [json.dumps(piles.counts, ensure_ascii=False).encode()])
