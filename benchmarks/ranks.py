@@ -117,7 +117,7 @@ def measure_speed(arguments: argparse.Namespace, workspace: Path) -> dict[int, l
 def measure_save(arguments: argparse.Namespace, shard: str, workspace: Path) -> dict[str, Any]:
     """What the worker says of saves with two ranks."""
     folder = workspace / f"save-{shard}"
-    small = {"training": {"steps": 1, "batch_pairs": 2, "keep_last": 1}, "parallel": {"shard": shard}}
+    small = {"training": {"steps": 1, "batch_pairs": 2, "keep_last": 1, "save_every": 1}, "parallel": {"shard": shard}}
     recipe, answer = write_recipe(arguments, folder, **small), folder / "answer.json"
     torchrun(2, str(WORKERS / "ranks_save.py"), str(recipe), str(answer), log=folder / "log")
     return json.loads(answer.read_text(encoding="utf-8"))

@@ -33,6 +33,7 @@ from hanlin.data.pack import count_pairs, pack_all, pack_pairs
 from hanlin.data.sources import read_preferences
 from hanlin.models.attention import SegmentAttention
 from hanlin.models.config import ModelConfig
+from hanlin.models.parts import TABLE
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import token_logprobs
 from hanlin.objectives.orpo import OrpoConfig, orpo
@@ -275,6 +276,12 @@ def supported() -> str:
     return "\n".join([*map(str.rstrip, lines), "", *(f"{one.setting} {one.demand}" for one in CONDITIONS)])
 
 
+def parts() -> str:
+    """What becomes of a block's parameters where ranks compute it together."""
+    width = max(map(len, TABLE))
+    return "\n".join(f"{name.ljust(width)}  {kind}" for name, kind in TABLE.items())
+
+
 STATIONS: dict[str, tuple[str, Callable[[], str]]] = {  # language of the code block, and what prints it
     "row": ("json", row),
     "preference": ("python", preference),
@@ -286,6 +293,7 @@ STATIONS: dict[str, tuple[str, Callable[[], str]]] = {  # language of the code b
     "loss": ("text", loss),
     "update": ("text", update),
     "supported": ("text", supported),
+    "parts": ("text", parts),
 }
 
 

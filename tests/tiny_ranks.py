@@ -1,4 +1,6 @@
-"""Runs of several gloo processes, one thread each, forked from a server that has imported everything."""
+"""Runs of several gloo processes, one thread each, forked from a server that has imported everything; and whether two
+runs are alike.
+"""
 
 import multiprocessing
 import os
@@ -6,6 +8,12 @@ import socket
 import traceback
 from pathlib import Path
 from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from hanlin.training.metrics import read_metrics
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["hanlin.api", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"])
@@ -18,8 +26,6 @@ def free_port() -> int:
 
 
 def _rank(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
-    import torch
-
     import hanlin
 
     torch.set_num_threads(1)
@@ -61,3 +67,34 @@ def train_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) 
     """Run a recipe on several ranks to its end."""
     codes = join_ranks(start_ranks(recipe, size, *overrides, resume=resume))
     assert codes == [0] * size, codes
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "model.safetensors")
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    """The diary without what a clock says."""
+    timed = ("per_second", "generation_share")
+    return [
+        {key: value for key, value in record.items() if not any(word in key for word in timed)}
+        for record in read_metrics(run)
+    ]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Every number of the diary, the gradients' norms among them, and every weight, within 1e-5."""
+    mine, theirs = numbers(one), numbers(other)
+    assert [record["step"] for record in mine] == [record["step"] for record in theirs]
+    for here, there in zip(mine, theirs, strict=True):
+        assert here == pytest.approx(there, rel=1e-5, abs=1e-5)
+    here, there = weights(one), weights(other)
+    for name, tensor in here.items():
+        assert (tensor - there[name]).norm() <= 1e-5 * tensor.norm(), name
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    assert numbers(one) == numbers(other)
+    here, there = weights(one), weights(other)
+    assert all(torch.equal(tensor, there[name]) for name, tensor in here.items())

@@ -6,13 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import save_model
 from hanlin.text.tokenizer import Tokenizer
 from tiny import CONFIGS
 from tiny_text import write_directory
 
-TOKENIZERS = {"gemma": "gemma", "gemma2": "gemma", "gemma3": "gemma3", "llama": "llama3", "smollm2": "smollm2"}
+TOKENIZERS = {
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma3",
+    "llama": "llama3",
+    "smollm2": "smollm2",
+    "qwen2": "qwen2.5",
+}
 QUESTIONS = ("你好！", "写一首诗。", "what is a fox?", "Who are you, the model?", "春天的世界")
 ANSWERS = ("世界，你好。", "the quick fox", "lazy dog over", "春天的诗！", "user user", "关于春天", "hello 世界")
 
@@ -22,6 +31,10 @@ def write_model(path: Path, *, family: str = "smollm2", seed: int = 0) -> Path:
     write_directory(path, TOKENIZERS[family])
     model = Transformer(replace(CONFIGS[family], vocab_size=Tokenizer.open(path).size))
     model.initialize(std=0.2, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(0, 0.2, generator=generator)
     save_model(model, path, dtype="float32")
     return path
 

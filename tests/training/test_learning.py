@@ -14,6 +14,7 @@ from hanlin.config import load_recipe
 from hanlin.errors import ConfigError, TrainingError
 from hanlin.models.nf4 import packed_matrices
 from hanlin.models.weights import load_model
+from hanlin.training.learning import check_runs_here
 from hanlin.training.metrics import read_metrics
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, load_training_model, open_material
@@ -138,10 +139,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_any_update(tmp_path: Pat
     assert torch.equal(one.model.get_parameter("blocks.0.mlp.up.weight"), before)
 
 
-def test_one_process_only(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_one_process_only(tmp_path: Path):
+    path = write_recipe(tmp_path, training={**ONE_PASS, "step_in_backward": True})
+    check_runs_here(recipe := load_recipe(Recipe, path), torch.device("cpu"))
     with pytest.raises(ConfigError, match="train with one process"):
-        session(tmp_path, training={**ONE_PASS, "step_in_backward": True})
+        check_runs_here(recipe, torch.device("cpu"), ranks=2)
 
 
 def test_without_clipping_gradients_stay_as_they_are(tmp_path: Path):

@@ -16,6 +16,7 @@ from hanlin.data.pack import pack_pairs
 from hanlin.errors import ConfigError
 from hanlin.models.memory import Scratch
 from hanlin.models.nf4 import packed_matrices
+from hanlin.models.parts import Part
 from hanlin.models.weights import save_model
 from hanlin.objectives.orpo import batch_logprobs
 from hanlin.training.footprint import count_sizes, footprint
@@ -206,6 +207,22 @@ def test_several_devices_divide_what_is_divided(tmp_path: Path):
     one, four = (make_plan(material(tmp_path), ranks=ranks).memory for ranks in (1, 4))
     assert (four.weights, four.gradients, four.states) == (one.weights / 4, one.gradients / 4, one.states / 4)
     assert four.activations == one.activations
+
+
+def test_a_team_divides_layers_and_keeps_the_rest(tmp_path: Path):
+    """By hand, in fp32: SmolLM2's tiny namesake has two key/value heads, matrices of 24 x (64 + 32 + 32 + 64) and 3 of
+    24 x 40 in each of three layers; embedding, tied head and norms are whole.
+    """
+    one, team = (make_plan(material(tmp_path, parallel={"tensor": size})) for size in (1, 2))
+    layers = 3 * (24 * (64 + 32 + 32 + 64) + 3 * 24 * 40)
+    assert team.num_parameters == one.num_parameters
+    assert one.memory.weights - team.memory.weights == 4 * layers / 2
+    assert (team.memory.gradients, team.memory.states) == (team.memory.weights, 2 * team.memory.weights)
+    assert team.memory.activations < one.memory.activations
+    assert team.flops < one.flops
+    assert "on each of 2 devices" in "".join(team.lines())
+    divided = load_training_model(material(tmp_path), on_note=note, part=Part(1, 2, 2))
+    assert sum(parameter.nbytes for parameter in divided.parameters()) == team.memory.weights
 
 
 def test_sampling_answers_is_counted(tmp_path: Path):

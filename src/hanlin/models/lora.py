@@ -21,6 +21,7 @@ from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.layers import Linear
 from hanlin.models.nf4 import Nf4, Nf4Linear, in_dtype
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 
 Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -126,23 +127,28 @@ class _Adapted(torch.autograd.Function):
         return grad_x_TI, None, None, grad_down, grad_up, None
 
 
-def add_lora(model: Transformer, config: LoraConfig, *, seed: int) -> None:
+def add_lora(model: Transformer, config: LoraConfig, *, seed: int, part: Part = WHOLE) -> None:
     """Freeze the model, embedding and norms included, and put a fresh adapter on each target.
 
     A is uniform in ±1 / sqrt(in), as in the authors' code (microsoft/LoRA at a0a92e0, loralib/layers.py: Kaiming with
-    a = sqrt(5)) and in PEFT; the same numbers on every device. Raises ConfigError where the model has adapters already.
+    a = sqrt(5)) and in PEFT; the same numbers on every device, and in every `part` of the model. Raises ConfigError
+    where the model has adapters already.
     """
     if adapted(model):
         raise ConfigError("the model has LoRA adapters already; call merge_lora(model) first, or load it anew")
     model.requires_grad_(False)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    for parent, name, linear in list(_targets(model, config)):
+    for place, linear in list(_targets(model, config)):
         out_width, in_width = linear.weight.shape
+        in_width *= part.share(f"{place}.down")
         bound = in_width**-0.5
         down = torch.empty(config.rank, in_width, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
+        down = part.take(f"{place}.down", down)
         up = torch.zeros(out_width, config.rank, dtype=torch.float32)
         device = linear.weight.device
-        setattr(parent, name, LoraLinear(linear, down.to(device), up.to(device), scale=config.scale))
+        path, _, name = place.rpartition(".")
+        adapter = LoraLinear(linear, down.to(device), up.to(device), scale=config.scale)
+        setattr(model.get_submodule(path), name, adapter)
 
 
 @torch.no_grad()
@@ -195,16 +201,16 @@ def target_shapes(model_config: ModelConfig, config: LoraConfig) -> list[tuple[i
     """(out, in) of every matrix that would get an adapter; takes no memory."""
     with torch.device("meta"):
         model = Transformer(model_config)
-    shapes = [linear.weight.shape for _, _, linear in _targets(model, config)]
+    shapes = [linear.weight.shape for _, linear in _targets(model, config)]
     return [(out_width, in_width) for out_width, in_width in shapes]
 
 
-def _targets(model: Transformer, config: LoraConfig) -> Iterator[tuple[nn.Module, str, Linear | Nf4Linear]]:
-    """Each targeted map with its parent and its name there; in one order, however the targets are written."""
-    for block in model.blocks:
+def _targets(model: Transformer, config: LoraConfig) -> Iterator[tuple[str, Linear | Nf4Linear]]:
+    """Each targeted map with its name in the model; in one order, however the targets are written."""
+    for layer in range(model.config.num_layers):
         for target, place in TARGETS.items():
             if config.targets == "all-linear" or target in config.targets:
-                path, _, name = place.rpartition(".")
-                linear = block.get_submodule(place)
+                name = f"blocks.{layer}.{place}"
+                linear = model.get_submodule(name)
                 assert isinstance(linear, Linear | Nf4Linear)
-                yield block.get_submodule(path), name, linear
+                yield name, linear

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from hanlin.models.gguf import config_from_gguf, gguf_tensors, read_gguf_header
 from hanlin.models.layouts import names_to_gguf, names_to_hf
 from hanlin.models.lora import adapted
 from hanlin.models.nf4 import packed_matrices
+from hanlin.models.parts import WHOLE, Part, Stored, divide
 from hanlin.models.tensorfile import StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 
@@ -35,15 +36,6 @@ _VISION = ("vision_tower.", "model.vision_tower.", "multi_modal_projector.", "mo
 # Gemma 3 with vision: older and newer names of the text model inside it, and the plain ones.
 _PREFIXES = (("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.", ""))
 _log = logging.getLogger(__name__)
-
-
-class Stored(Protocol):
-    """A tensor in a file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def copy_to(self, out: Tensor, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +60,9 @@ def load_model(
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "cpu",
     on_note: Callable[[str], None] = _log.warning,
+    part: Part = WHOLE,
 ) -> Transformer:
-    """The model in a Hugging Face directory or a GGUF file, in evaluation mode.
+    """The model in a Hugging Face directory or a GGUF file, in evaluation mode; or a part of every layer.
 
     `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored (bfloat16 for quantized GGUF).
     `on_note` is told what the user should know. Raises CheckpointError when anything is missing, damaged, unsupported
@@ -78,22 +71,31 @@ def load_model(
     checkpoint = open_checkpoint(path)
     if checkpoint.score is not None:
         raise CheckpointError(f"{path} is a reward model: it scores answers and writes none; name a language model")
-    return fill_model(checkpoint, dtype=dtype, device=device, on_note=on_note)
+    return fill_model(checkpoint, dtype=dtype, device=device, on_note=on_note, part=part)
 
 
 def fill_model(
-    checkpoint: Checkpoint, *, dtype: torch.dtype | str, device: torch.device | str, on_note: Callable[[str], None]
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype | str,
+    device: torch.device | str,
+    on_note: Callable[[str], None],
+    part: Part = WHOLE,
 ) -> Transformer:
     """The decoder of an opened checkpoint; a reward model's score is left to `reward.load_reward_model`."""
     for note in checkpoint.notes:
         on_note(note)
     wanted = _compute_dtype(checkpoint, dtype, on_note)
-    model = _empty(checkpoint.config).to(wanted).to_empty(device=pick_device(device))
+    before, after = (part, WHOLE) if checkpoint.adapter is None else (WHOLE, part)  # merged into the whole model
+    model = _empty(checkpoint.config)
+    divide(model, before)
+    model = model.to(wanted).to_empty(device=pick_device(device))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            checkpoint.tensors[name].copy_to(parameter.data)
+            before.read(name, checkpoint.tensors[name], parameter.data)
     if checkpoint.adapter is not None:
         merge_adapter(model, checkpoint.adapter)
+    divide(model, after)
     return model.eval()
 
 
@@ -162,8 +164,7 @@ def _open_directory(path: Path) -> Checkpoint:
             )
     names = names_to_hf(config)
     tensors = _matched(path, config, names, stored)
-    dtype = stored[names["embed.weight"]].dtype
-    dtype = torch.float32 if dtype == torch.float64 else dtype
+    dtype = torch.float32 if (kind := stored[names["embed.weight"]].dtype) == torch.float64 else kind
     return Checkpoint(path, config, dtype, tensors, tuple(notes), score)
 
 
@@ -309,8 +310,7 @@ def save_tensors(
     made = {names[ours]: make for ours, make in (merged or {}).items()}
     shards = _shards(renamed, kind, shard_bytes)
     dtype_name = next(name for name, value in DTYPES.items() if value == kind)
-    raw = config_to_hf(config, dtype_name, bos_id=bos_id, eos_ids=eos_ids, pad_id=pad_id)
-    raw = as_classifier(raw) if is_reward else raw
+    described = config_to_hf(config, dtype_name, bos_id=bos_id, eos_ids=eos_ids, pad_id=pad_id)
     with _write_together(directory) as temporary:
         for name, part in shards.items():
             whole = {key: made[key]().to("cpu", kind) if key in made else tensor for key, tensor in part.items()}
@@ -321,7 +321,7 @@ def save_tensors(
             total = sum(tensor.numel() for tensor in renamed.values()) * kind.itemsize
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             _write_json(temporary(_INDEX), index)
-        _write_json(temporary("config.json"), raw)
+        _write_json(temporary("config.json"), as_classifier(described) if is_reward else described)
     current = {*shards, _INDEX} if len(shards) > 1 else set(shards)
     for stale in {*directory.glob("model-*-of-*.safetensors"), directory / _WEIGHTS, directory / _INDEX}:
         if stale.name not in current:

@@ -13,9 +13,7 @@ name before it is deleted. What has a visible name is whole.
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import PickleError
@@ -24,18 +22,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.staging import DefaultStager
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from hanlin.errors import CheckpointError, TrainingError
+from hanlin.models.parts import read_slice
 from hanlin.models.tensorfile import STATE_DTYPES, StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 from hanlin.training.fit import Fit
 from hanlin.training.optim import lay_out_states
-from hanlin.training.parallel import World, is_sharded, local, local_rows, room_like
+from hanlin.training.parallel import World, is_sharded, local, local_place
 
 FOLDER = "checkpoints"
 _STATE = "state"
@@ -44,6 +42,13 @@ _WEIGHTS, _PROGRESS = "weights.safetensors", "progress.json"
 _MOMENTS, _OPTIMIZER = "moments.safetensors", "optimizer.json"
 _SHARDS = "shards"
 _OF_WEIGHTS, _OF_MOMENTS = "weights/", "moments/"  # how the names of tensors begin there
+
+Placed = Callable[[str, Tensor], Tensor]
+"""A parameter's name and this rank's memory of it, or of a state of its shape → the tensor that this is a part of."""
+
+
+def _as_it_is(name: str, tensor: Tensor) -> Tensor:
+    return tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +148,11 @@ def forget(run: Path, *, keep_last: int) -> None:
         _discard(old)
 
 
-def restore_checkpoint(path: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill the trained weights and the optimizer's states from a checkpoint; return how far it is.
+def restore_checkpoint(
+    path: Path, model: Transformer, optimizer: torch.optim.Optimizer, placed: Placed = _as_it_is
+) -> Progress:
+    """Fill the trained weights and the optimizer's states from a checkpoint; return how far it is. Where weights are
+    divided over a team of ranks, `placed` says which part this rank has.
 
     Raises CheckpointError where it is damaged, or belongs to another model or optimizer.
     """
@@ -154,14 +162,14 @@ def restore_checkpoint(path: Path, model: Transformer, optimizer: torch.optim.Op
         progress = Progress(**{**saved, "fit": Fit(**saved["fit"])})
         parameters = _trained(model)
         if (state / _SHARDS).is_dir():
-            _read_shards(state, parameters, optimizer)
+            _read_shards(state, parameters, optimizer, placed)
             return progress
         stored = read_header(state / _WEIGHTS)
         if odd := sorted(stored.keys() ^ parameters.keys()):
             raise ValueError(f"{odd[0]} is trained here or there only")
         for name, tensor in stored.items():
-            _fill(parameters[name].data, tensor)
-        _restore_optimizer(state, parameters, optimizer)
+            _fill(placed(name, parameters[name].data), tensor)
+        _restore_optimizer(state, parameters, optimizer, placed)
     except (
         OSError, CheckpointError, CheckpointException, ValueError, TypeError, KeyError, AttributeError, PickleError,
         EOFError,
@@ -209,30 +217,31 @@ def _write_record(folder: Path, optimizer: torch.optim.Optimizer, num_tensors: i
     (folder / _OPTIMIZER).write_text(json.dumps(record), encoding="utf-8")
 
 
-def write_shards(
-    partial: Path,
-    model: Transformer,
-    optimizer: torch.optim.Optimizer,
-    world: World,
-    *,
-    stager: DefaultStager,
-    group: dist.ProcessGroup,
-) -> "Future[object]":
-    """Copy this rank's part of the state and begin to write it under `partial`; every rank calls this.
-
-    Of sharded tensors a rank writes its rows; whole ones are divided by size. When the future is done on rank 0,
-    everybody's files are there. `group` is for CPU tensors and used by nobody else meanwhile.
+def own_state(
+    model: Transformer, optimizer: torch.optim.Optimizer, world: World, placed: Placed = _as_it_is
+) -> dict[str, Tensor]:
+    """What this rank writes of the state of several, by the names in the files. Of divided tensors it is a part; whole
+    ones are shared out by size.
     """
     parameters = _trained(model)
-    remembered, numbers = _remembered(parameters, optimizer)
-    if world.speaks:
-        _write_record(partial / _STATE, optimizer, len(remembered), numbers)
-    tensors = {f"{_OF_WEIGHTS}{name}": parameter.data for name, parameter in parameters.items()}
-    tensors |= {f"{_OF_MOMENTS}{name}": tensor for name, tensor in remembered.items()}
+    remembered, _ = _remembered(parameters, optimizer)
+    tensors = {f"{_OF_WEIGHTS}{name}": placed(name, parameter.data) for name, parameter in parameters.items()}
+    tensors |= {f"{_OF_MOMENTS}{name}": placed(name.rpartition("/")[0], one) for name, one in remembered.items()}
+    return _own(tensors, world)
+
+
+def note_optimizer(partial: Path, model: Transformer, optimizer: torch.optim.Optimizer) -> None:
+    """Write down what the optimizer is, and what it remembers beside tensors; one rank does."""
+    remembered, numbers = _remembered(_trained(model), optimizer)
+    _write_record(partial / _STATE, optimizer, len(remembered), numbers)
+
+
+def write_shards(partial: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup) -> None:
+    """Write everybody's `own_state` under `partial`; every rank calls this, and when it returns on rank 0 all files are
+    there. `group` is for CPU tensors and used by nobody else meanwhile.
+    """
     writer = FileSystemWriter(partial / _STATE / _SHARDS, thread_count=1)
-    future = async_save(_own(tensors, world), storage_writer=writer, process_group=group, async_stager=stager)
-    assert isinstance(future, Future)
-    return future
+    save(tensors, storage_writer=writer, process_group=group)
 
 
 def _own(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
@@ -248,7 +257,33 @@ def _own(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name in chosen}
 
 
-def _read_shards(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def read_weights(partial: Path) -> dict[str, Tensor]:
+    """The trained weights, whole, that several ranks have written under `partial`; on the CPU."""
+    reader = FileSystemReader(partial / _STATE / _SHARDS)
+    places = {
+        name: torch.empty(stored.size, dtype=stored.properties.dtype)
+        for name, stored in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(_OF_WEIGHTS) and isinstance(stored, TensorStorageMetadata)
+    }
+    _read(reader, places)
+    return {name.removeprefix(_OF_WEIGHTS): tensor for name, tensor in places.items()}
+
+
+def _read(reader: FileSystemReader, places: dict[str, Tensor]) -> None:
+    """Fill tensors, or this rank's parts of them; as torch's `load` for one process, which may not run in a thread: it
+    changes what is warned of.
+    """
+    planner, metadata = DefaultLoadPlanner(), reader.read_metadata()
+    planner.set_up_planner(places, metadata, is_coordinator=True)
+    reader.set_up_storage_reader(metadata, is_coordinator=True)
+    [plan] = planner.create_global_plan([reader.prepare_local_plan(planner.create_local_plan())])
+    [plan] = reader.prepare_global_plan([plan])
+    reader.read_data(planner.finish_plan(plan), planner).wait()
+
+
+def _read_shards(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, placed: Placed
+) -> None:
     """Fill what this rank has of weights and states from everybody's files."""
     reader = FileSystemReader(folder / _SHARDS)
     stored = reader.read_metadata().state_dict_metadata
@@ -260,24 +295,24 @@ def _read_shards(folder: Path, parameters: dict[str, nn.Parameter], optimizer: t
     for name, tensor in stored.items():
         assert isinstance(tensor, TensorStorageMetadata)
         if name.startswith(_OF_WEIGHTS):
-            place = parameters[name.removeprefix(_OF_WEIGHTS)].data
+            key = name.removeprefix(_OF_WEIGHTS)
+            place = placed(key, parameters[key].data)
         else:
-            place = _room(
-                name.removeprefix(_OF_MOMENTS), tuple(tensor.size), tensor.properties.dtype, parameters, optimizer
-            )
+            key, like = name.removeprefix(_OF_MOMENTS), (tuple(tensor.size), tensor.properties.dtype)
+            place = _room(key, *like, parameters, optimizer, placed)
         _check_alike(name, place, tensor.properties.dtype, tuple(tensor.size))
         places[name] = place
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is: each rank reads for itself
-        load(places, storage_reader=reader, no_dist=True)
+    _read(reader, places)
 
 
-def _restore_optimizer(folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def _restore_optimizer(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, placed: Placed = _as_it_is
+) -> None:
     """Each state with the dtype, the shape and the bits that it had, on its parameter's device."""
     stored = read_header(folder / _MOMENTS, STATE_DTYPES)
     _forget_states(folder, parameters, optimizer, len(stored))
     for name, tensor in stored.items():
-        _fill(_room(name, tensor.shape, tensor.dtype, parameters, optimizer), tensor)
+        _fill(_room(name, tensor.shape, tensor.dtype, parameters, optimizer, placed), tensor)
 
 
 def _forget_states(
@@ -302,13 +337,19 @@ def _room(
     dtype: torch.dtype,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    placed: Placed,
 ) -> Tensor:
-    """The memory that a state is read into; made where the optimizer has not."""
+    """The memory that a state is read into; made where the optimizer has not, and divided as its parameter is where it
+    has its shape.
+    """
     owner, key = _split(name, parameters)
-    place = optimizer.state[owner].get(key)
+    place, path = optimizer.state[owner].get(key), name.rpartition("/")[0]
     if place is None:
-        place = optimizer.state[owner][key] = room_like(owner, shape, dtype)
-    return place
+        common = placed(path, owner.data)
+        alike = is_sharded(common) and shape == tuple(common.shape)
+        place = torch.zeros_like(owner.data, dtype=dtype) if alike else torch.empty(shape, dtype=dtype)
+        place = optimizer.state[owner][key] = place.to(owner.device)
+    return placed(path, place)
 
 
 def _split(name: str, parameters: dict[str, nn.Parameter]) -> tuple[nn.Parameter, str]:
@@ -318,9 +359,8 @@ def _split(name: str, parameters: dict[str, nn.Parameter]) -> tuple[nn.Parameter
 
 def _fill(place: Tensor, stored: StoredTensor) -> None:
     _check_alike(stored.name, place, stored.dtype, stored.shape)
-    if is_sharded(place):
-        stored = stored.part(*local_rows(place))
-    stored.copy_to(local(place))
+    axis, first = local_place(place) if is_sharded(place) else (0, 0)
+    read_slice(stored, local(place), axis, first)
 
 
 def _check_alike(name: str, place: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hanlin.config import load_recipe
 from hanlin.errors import CheckpointError, ConfigError, TrainingError
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.models.weights import count_parameters
 from hanlin.training.checkpoint import failure_reason
@@ -71,13 +72,18 @@ def create(directory: Path) -> None:
         ) from None
 
 
-def note_lack_of_space(directory: Path, recipe: Recipe, model: Transformer, on_note: Callable[[str], None]) -> None:
+def note_lack_of_space(
+    directory: Path, recipe: Recipe, model: Transformer, on_note: Callable[[str], None], part: Part = WHOLE
+) -> None:
     """The last step has no checkpoint: what a disk that fills at the end would cost is said before the first."""
     training, size = recipe.training, 4 if recipe.output.save_dtype == "float32" else 2
-    finished, state = size * count_parameters(model.config), 0.0  # four bits are unpacked, adapters merged
-    for parameter in model.parameters():
+    finished, state = (
+        size * count_parameters(part.widened(model.config)),
+        0.0,
+    )  # four bits are unpacked, adapters merged
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            state += parameter.numel() * (parameter.itemsize + STATE_BYTES[training.optimizer])
+            state += part.share(name) * parameter.numel() * (parameter.itemsize + STATE_BYTES[training.optimizer])
     copies = training.keep_last + 1 if training.save_every else 0  # the newest is written before the oldest goes
     needed, free = finished + copies * (finished + state), shutil.disk_usage(directory).free
     if free < needed:

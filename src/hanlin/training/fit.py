@@ -15,6 +15,7 @@ from hanlin.models.backends import choose_backend
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import adapted
 from hanlin.models.nf4 import packed_matrices
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import head_bytes
 from hanlin.training.optim import STATE_BYTES
@@ -122,9 +123,9 @@ def choose_fit(
     )
 
 
-def compiles(training: TrainingConfig, device: str, *, packed: bool = False) -> bool:
-    """Whether layers are compiled on this kind of device; "auto" leaves out those in four bits."""
-    return device == "cuda" and not packed if training.compile == "auto" else training.compile
+def compiles(training: TrainingConfig, device: str, *, eager: bool = False) -> bool:
+    """Whether layers are compiled on this kind of device; "auto" leaves those `eager` that nobody has tried."""
+    return device == "cuda" and not eager if training.compile == "auto" else training.compile
 
 
 def measure_fit(
@@ -134,8 +135,10 @@ def measure_fit(
     scored_share: Callable[[E], float],
     *,
     num_local: int = 1,
+    part: Part = WHOLE,
 ) -> Fit:
-    """`choose_fit` for a loaded model and the examples that it will be trained on, with the memory that is free now.
+    """`choose_fit` for a loaded model, or a part of it, and the examples that it will be trained on, with the memory
+    that is free now.
 
     `scored_share` is the share of an example's tokens whose hidden states go through the head. On a CPU the free memory
     is shared by the `num_local` ranks of the machine.
@@ -150,8 +153,8 @@ def measure_fit(
     itemsize = model.dtype.itemsize
     copies = sum(itemsize * one.numel() for one in model.parameters() if one.ndim > 1 and one.dtype != model.dtype)
     taken = weights + STATE_BYTES[training.optimizer] * numbers + copies
-    adapters, packed = adapted(model), bool(packed_matrices(model))
-    compiled = compiles(training, model.device.type, packed=packed)
+    adapters, eager = adapted(model), bool(packed_matrices(model)) or part.size > 1
+    compiled = compiles(training, model.device.type, eager=eager)
     shape = StepShape(
         tokens=tokens,
         predictions=round(tokens * scored),

@@ -17,6 +17,7 @@ import torch
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import TARGETS, Target
 from hanlin.models.nf4 import BYTES_PER_NUMBER
+from hanlin.models.parts import WHOLE, Part, divide, part_of
 from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import SLAB_WORDS
 from hanlin.training.fit import StepShape, choose_way, compiles
@@ -111,10 +112,10 @@ class Footprint:
         yield from sorted(((name, size) for name, size in named.items() if size), key=lambda part: -part[1])
 
 
-def count_sizes(config: ModelConfig, recipe: Recipe) -> Sizes:
-    """Count a model's numbers; takes no memory."""
+def count_sizes(config: ModelConfig, recipe: Recipe, part: Part = WHOLE) -> Sizes:
+    """Count the numbers of a model, or of a part of it; takes no memory."""
     lora, frozen, is_reward = recipe.lora, recipe.training.frozen_layers, recipe.objective.kind == "reward"
-    shapes = dict(_shapes(config))
+    shapes = dict(_shapes(config, part))
     if is_reward:  # the head goes; one row comes
         shapes.pop("unembed.weight", None)
     numbers = {name: prod(shape) for name, shape in shapes.items()}
@@ -145,10 +146,12 @@ def count_sizes(config: ModelConfig, recipe: Recipe) -> Sizes:
 
 
 @cache
-def _shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+def _shapes(config: ModelConfig, part: Part) -> Mapping[str, tuple[int, ...]]:
     """Shapes of a language model's parameters, by name."""
     with torch.device("meta"):
-        return {name: tuple(one.shape) for name, one in Transformer(config).named_parameters()}
+        model = Transformer(config)
+    divide(model, part)
+    return {name: tuple(one.shape) for name, one in model.named_parameters()}
 
 
 def footprint(
@@ -156,9 +159,11 @@ def footprint(
 ) -> Footprint:
     """The memory of a device of `capacity` bytes: on a tighter one, more layers are computed twice, as the run itself
     would decide. `device` is its kind, "cpu" or "cuda"; over several `ranks` weights, gradients and states are divided
-    (FSDP2), and one layer at a time is whole.
+    (FSDP2), and one layer at a time is whole. Under `parallel.tensor` it is the memory of one of a team.
     """
-    sizes, stored = count_sizes(config, recipe), _stored(recipe)
+    part = part_of(config, 0, recipe.parallel.tensor)
+    sizes, stored = count_sizes(config, recipe, part), _stored(recipe)
+    config = part.narrowed(config)
     weights, copies, gradients, states = _learning(config, recipe, load, sizes, ranks=ranks)
     process = PROCESS[device] + (BYTES_PER_ID * load.examples if device == "cpu" else 0)
     others, answering = _rollout(config, recipe, load, sizes, device=device)
@@ -218,7 +223,7 @@ def _learning(
 
 def _shape(config: ModelConfig, recipe: Recipe, load: Workload, sizes: Sizes, *, device: str) -> StepShape:
     """The largest pass."""
-    compiled = compiles(recipe.training, device, packed=recipe.model.quantization is not None)
+    compiled = compiles(recipe.training, device, eager=recipe.stays_eager)
     return StepShape(
         tokens=load.tokens,
         predictions=load.predictions * sizes.has_head,

@@ -1,28 +1,27 @@
 """What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
 
-import os
-
 import torch
 
 from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import add_lora
 from hanlin.models.nf4 import check_nf4, pack_layers
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.training.optim import check_optimizer
 from hanlin.training.recipe import Recipe
 from hanlin.training.supported import check_supported
 
 
-def check_runs_here(recipe: Recipe, device: torch.device) -> None:
-    """Raise ConfigError for what cannot work on this device, or needs a package that is missing: before any weight is
-    read.
+def check_runs_here(recipe: Recipe, device: torch.device, *, ranks: int = 1) -> None:
+    """Raise ConfigError for what cannot work on this device or with so many processes, or needs a package that is
+    missing: before any weight is read.
     """
     check_optimizer(recipe.training.optimizer, device)
     check_supported(recipe.setting(device.type))
     if recipe.model.quantization == "nf4":
         check_nf4()
-    if recipe.training.step_in_backward and os.environ.get("WORLD_SIZE", "1") != "1":
+    if recipe.training.step_in_backward and ranks > 1:
         raise ConfigError(
             "training.step_in_backward updates weights before gradients could be summed over several processes: leave "
             "it out, or train with one process"
@@ -43,12 +42,12 @@ def place_to_load(recipe: Recipe, device: torch.device) -> torch.device:
     return device if recipe.model.quantization is None else torch.device("cpu")
 
 
-def settle_learning(model: Transformer, recipe: Recipe, device: torch.device) -> None:
-    """Let only that learn which the recipe says; afterwards the model is on `device`."""
+def settle_learning(model: Transformer, recipe: Recipe, device: torch.device, part: Part = WHOLE) -> None:
+    """Let only that learn of a model, or of a part of it, which the recipe says; afterwards it is on `device`."""
     if recipe.model.quantization == "nf4":
         pack_layers(model, device)
     if recipe.lora is not None:
-        add_lora(model, recipe.lora, seed=recipe.training.seed)
+        add_lora(model, recipe.lora, seed=recipe.training.seed, part=part)
     check_layers(recipe, model.config)
     freeze_layers(model, recipe.training.frozen_layers)
 

@@ -92,10 +92,10 @@ def evaluate(
         return rollouts.score(model, examples, world=world)
     assert objective.score is not None
     assert objective.pack_scored is not None
-    packed = Noted(shared_streams(examples, objective.pack_scored, world, max_tokens=config.tokens_per_pass))
+    packed = Noted(shared_streams(examples, objective.pack_scored, world.data, max_tokens=config.tokens_per_pass))
     scores = objective.score(model, packed)
     put_away(model)
-    return together(world, zip(packed.indices, scores, strict=True))
+    return together(world.data, zip(packed.indices, scores, strict=True))
 
 
 def _step(job: Job, progress: Progress, work: Work, stop: Interruption) -> tuple[Progress, dict[str, float]]:
@@ -141,10 +141,11 @@ def _update(job: Job, progress: Progress, work: Work, stop: Interruption) -> dic
         losses.append(loss.total.detach())
         for name, value in loss.terms.items():
             sums[name] = sums[name] + value if name in sums else value
-    sum_gradients(model.parameters(), world)
-    norm = clip_gradients(model.parameters(), config.clip or math.inf, world)
+    sum_gradients(model, world, job.part)
+    norm = clip_gradients(model, config.clip or math.inf, world, job.part)
     own, asked = torch.stack(losses).double(), norm.new_full((), float(stop.was_asked))
     totals = world.sum(torch.stack([own.sum(), asked.double(), *(term.double() for term in sums.values())]))
+    totals /= world.team.size  # each of a team says the same
     grad_norm, loss, num_asked, *numbers = torch.cat([norm[None], totals, own]).tolist()
     terms, values = numbers[: len(sums)], numbers[len(sums) :]
     stop.agree(num_asked > 0)

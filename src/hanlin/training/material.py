@@ -13,6 +13,7 @@ from hanlin.data.prepare import PreparedData
 from hanlin.errors import TemplateError
 from hanlin.models.adapters import text_place
 from hanlin.models.fetch import cache_directory, resolve
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.models.untrained import initialise_rows, untrained_in
 from hanlin.models.weights import load_model, pick_device
@@ -97,18 +98,22 @@ def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[
 
 
 def load_training_model(
-    material: Material, *, on_note: Callable[[str], None], device: torch.device | None = None
+    material: Material,
+    *,
+    on_note: Callable[[str], None],
+    device: torch.device | None = None,
+    part: Part = WHOLE,
 ) -> Transformer:
-    """Weights in the recipe's dtype on its device (or another), with fresh adapters where it has [lora]; matmuls in the
-    recipe's compute dtype.
+    """Weights, or a part of every layer's, in the recipe's dtype on its device (or another), with fresh adapters where
+    it has [lora]; matmuls in the recipe's compute dtype.
     """
     section, device = material.recipe.model, device or pick_device(material.recipe.training.device)
     place = place_to_load(material.recipe, device)
-    model = load_model(material.source, dtype=section.dtype, device=place, on_note=on_note)
+    model = load_model(material.source, dtype=section.dtype, device=place, on_note=on_note, part=part)
     check_vocabulary(material.tokenizer, model.config.vocab_size)
     model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
     settle_rows(model, material, on_note=on_note)
-    settle_learning(model, material.recipe, device)
+    settle_learning(model, material.recipe, device, part)
     if material.objective.adopt is not None:
         material.objective.adopt(model, material.recipe.training.seed)
     return model

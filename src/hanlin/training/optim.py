@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hanlin.errors import ConfigError
+from hanlin.training.parallel import is_sharded, local, local_place
 from hanlin.training.recipe import TrainingConfig, stands_still
 
 STATE_BYTES = {"adamw": 8.0, "adamw_bf16": 4.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03}
@@ -130,6 +131,18 @@ def lay_out_states(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.init_state(group, parameter, number, place)
 
 
+def begin_states(optimizer: torch.optim.Optimizer) -> None:
+    """Make torch's AdamW have now the states that it would make in the first step."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if not (state := optimizer.state[parameter]):
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter.data)
+                state["exp_avg_sq"] = torch.zeros_like(parameter.data)
+
+
 class StochasticAdamW(torch.optim.Optimizer):
     """AdamW for bfloat16 weights: computed in fp32, a chunk at a time; stored with stochastic rounding.
 
@@ -166,20 +179,23 @@ class StochasticAdamW(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         state["step"] += 1
         assert parameter.grad is not None
-        generator = self._generator(parameter.device, state["step"], place)
-        stored = [parameter.view(-1), state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)]
-        grad_X = parameter.grad.reshape(-1)
+        # Of a sharded matrix each rank draws other bits for its rows.
+        first = local_place(parameter.data)[1] if is_sharded(parameter.data) else 0
+        entropy = (self._seed, state["step"], place, *([first] if first else []))
+        generator = self._generator(parameter.device, entropy)
+        stored = [local(one).view(-1) for one in (parameter.data, state["exp_avg"], state["exp_avg_sq"])]
+        grad_X = local(parameter.grad).reshape(-1)
         chunk = _CHUNK.get(parameter.device.type, _CHUNK["cuda"])
         for start in range(0, len(grad_X), chunk):
             piece = slice(start, start + chunk)
             _advance([one[piece] for one in stored], grad_X[piece], group, state["step"], generator)
 
-    def _generator(self, device: torch.device, step: int, place: int) -> torch.Generator:
+    def _generator(self, device: torch.device, entropy: tuple[int, ...]) -> torch.Generator:
         """Of this parameter in this step, whatever was drawn before."""
         generator = self._generators.get(device)
         if generator is None:
             generator = self._generators[device] = torch.Generator(device)
-        seed = np.random.SeedSequence((self._seed, step, place)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
         return generator.manual_seed(int(seed))
 
 

@@ -9,27 +9,30 @@ Replicated ("none"): each rank has the whole model, and the gradients are summed
 DDP is not used: it hears of a gradient when autograd hands it over, and ours are added in place (models/layers.py).
 Sharded ("full"): matrices are divided over the ranks by torch's FSDP2, a layer a group; vectors (norms, biases) are
 small and stay whole in fp32, because FSDP2 would round a norm's weights to the dtype of matrix products.
+In teams (`tensor`): neighbouring ranks compute the same examples, each its part of every layer (training/tensor.py);
+examples are divided over the teams, and each team's weights are those of one replica.
 """
 
-import copy
 import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from hanlin.config import Section
 from hanlin.errors import ConfigError, TrainingError
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 
 T = TypeVar("T")
@@ -45,18 +48,40 @@ class ParallelConfig(Section):
 
     shard: Literal["auto", "none", "full"] = "auto"
     """"none": every process keeps all weights. "full": each keeps a part of every matrix, of its gradient and of its
-    optimizer states (FSDP2). "auto" is "full" on CUDA and "none" on the CPU.
+    optimizer states (FSDP2). "auto" is "full" on CUDA and "none" on the CPU, and "none" where `tensor` is above 1.
+    """
+    tensor: int = Field(default=1, gt=0)
+    """So many neighbouring processes compute the same examples together, each its part of every layer's heads and
+    feed-forward (tensor parallelism); it must divide the number of processes.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The processes of a run, and which one this is. `sharded`: weights are divided over them."""
+    """Some processes that talk to each other, and which one this is. `sharded`: weights are divided over them (FSDP2).
+
+    The world of a run may consist of teams, which compute the same examples together: then `teams` are the ranks that
+    have this one's place in every team, and `own_team` is its own, with the `mesh` that places divided tensors.
+    """
 
     rank: int = 0
     size: int = 1
     num_local: int = 1
     sharded: bool = False
+    group: dist.ProcessGroup | None = None  # left out: all processes
+    mesh: DeviceMesh | None = None
+    teams: "World | None" = None
+    own_team: "World | None" = None
+
+    @property
+    def data(self) -> "World":
+        """Those over which examples are divided."""
+        return self.teams or self
+
+    @property
+    def team(self) -> "World":
+        """Those that compute the same examples together."""
+        return self.own_team or ALONE
 
     @property
     def speaks(self) -> bool:
@@ -66,7 +91,7 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """The sum of every rank's `values`, which is overwritten."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, value: T) -> list[T]:
@@ -74,7 +99,7 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def agree(self, value: T) -> T:
@@ -82,7 +107,7 @@ class World:
         if self.size == 1:
             return value
         said = [value if self.speaks else None]
-        dist.broadcast_object_list(said, src=0)
+        dist.broadcast_object_list(said, group=self.group, group_src=0)
         return cast(T, said[0])
 
     def wait(self) -> None:
@@ -133,10 +158,15 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
                 f'{max(1, torch.cuda.device_count())}, or training.device = "cpu"'
             )
         torch.cuda.set_device(local)
+    if size % config.tensor:
+        raise ConfigError(
+            f"parallel.tensor = {config.tensor} does not divide the {size} processes of this run: start another number"
+        )
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_PATIENCE)
-    sharded = config.shard == "full" or (config.shard == "auto" and on_cuda)
+    sharded = config.shard == "full" or (config.shard == "auto" and on_cuda and config.tensor == 1)
+    world = World(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", str(size))), sharded)
     try:
-        yield World(rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", str(size))), sharded)
+        yield _in_teams(world, config.tensor, "cuda" if on_cuda else "cpu")
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _LOST):
             raise
@@ -146,6 +176,16 @@ def joined(config: ParallelConfig, device: str) -> Iterator[World]:
             "untouched, go on from them with --resume"
         ) from error
     dist.destroy_process_group()
+
+
+def _in_teams(world: World, tensor: int, device: str) -> World:
+    """The world of teams of `tensor` neighbours."""
+    if tensor == 1:
+        return world
+    mesh = init_device_mesh(device, (world.size // tensor, tensor), mesh_dim_names=("teams", "team"))
+    teams = World(world.rank // tensor, world.size // tensor, group=mesh.get_group("teams"))
+    team = World(world.rank % tensor, tensor, group=mesh.get_group("team"), mesh=mesh["team"])
+    return replace(world, teams=teams, own_team=team)
 
 
 def recorded(function: Callable[[], T]) -> T:
@@ -200,25 +240,31 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def local_rows(tensor: Tensor) -> tuple[int, int]:
-    """Where this rank's part of a tensor that is sharded by rows begins, and how many rows it has."""
+def local_place(tensor: Tensor) -> tuple[int, int]:
+    """The axis along which a sharded tensor is divided, and where this rank's part begins there."""
     assert isinstance(tensor, DTensor)
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return (offset[0] if shape[0] else 0), shape[0]
+    [placement] = tensor.placements
+    assert isinstance(placement, Shard)
+    return placement.dim, offset[placement.dim] if shape[placement.dim] else 0
 
 
-def room_like(owner: nn.Parameter, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for what an optimizer keeps of a parameter, divided as the parameter is where it has its shape."""
-    if isinstance(owner.data, DTensor) and shape == tuple(owner.shape):
-        return torch.zeros_like(owner.data, dtype=dtype)
-    return torch.empty(shape, dtype=dtype, device=owner.device)
+def sum_gradients(model: nn.Module, world: World, part: Part = WHOLE) -> None:
+    """Sum the gradients of all replicas, and over a team those of which each rank has a summand; FSDP2 has summed those
+    of sharded parameters.
+    """
+    gradients = _gradients(model)
+    _sum([one for one in gradients.values() if not isinstance(one, DTensor)], world.data)
+    _sum([one for name, one in gradients.items() if part.kind(name) == "partial"], world.team)
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
-    """Sum the gradients of whole parameters over the ranks; FSDP2 has done it for sharded ones."""
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def _sum(gradients: Iterable[Tensor], world: World) -> None:
     if world.size == 1:
         return
-    gradients = [one.grad for one in parameters if one.grad is not None and not isinstance(one.grad, DTensor)]
     for bucket in _buckets(gradients):
         if len(bucket) == 1:
             world.sum(bucket[0])
@@ -241,14 +287,18 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, world: World) -> Tensor:
-    """Scale all gradients so that their common norm is at most `largest`; return what it was (fp32, 0-dim)."""
-    if not world.sharded:
-        return torch.nn.utils.clip_grad_norm_(parameters, largest)
-    gradients = [one.grad for one in parameters if one.grad is not None]
-    parts = [local(gradient) for gradient in gradients if isinstance(gradient, DTensor)]
-    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    square = world.sum(torch.nn.utils.get_total_norm(parts).float().square())
+def clip_gradients(model: nn.Module, largest: float, world: World, part: Part = WHOLE) -> Tensor:
+    """Scale all gradients so that their common norm is at most `largest`; return what it was (fp32, 0-dim). What is
+    divided, over a team or by FSDP2, is counted once, and what is whole too.
+    """
+    if not world.sharded and part.size == 1:
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
+    gradients = _gradients(model)
+    divided = {name for name, one in gradients.items() if isinstance(one, DTensor) or part.axis(name) is not None}
+    parts = [local(gradients[name]) for name in gradients if name in divided]
+    whole = [gradients[name] for name in gradients if name not in divided]
+    square = torch.nn.utils.get_total_norm(parts).float().square()
+    square = world.sum(square) if world.sharded else world.team.sum(square)
     if whole:
         square = square + torch.nn.utils.get_total_norm(whole).float().square()
     norm = square.sqrt()
@@ -256,36 +306,3 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, world: Wo
     for gradient in (*parts, *whole):
         gradient.mul_(scale)
     return norm
-
-
-class Twin:
-    """The whole model in rank 0's memory on the CPU, as it was at the last `fill`: what is written while training goes
-    on. Made before the model is sharded. Frozen weights are copied once.
-    """
-
-    def __init__(self, model: Transformer, world: World) -> None:
-        self._world, self._is_filled = world, False
-        self._twin: Transformer | None = None
-        if world.speaks:
-            memo: dict[int, Any] = {
-                id(one): nn.Parameter(one.data.new_empty(0, device="cpu"), one.requires_grad)
-                for one in model.parameters()
-            }
-            self._twin = copy.deepcopy(model, memo)
-
-    @torch.no_grad()
-    def fill(self, model: Transformer) -> Transformer | None:
-        """Copy the model as it is; every rank calls this, and rank 0 gets the copy."""
-        places = {} if self._twin is None else dict(self._twin.named_parameters())
-        for name, parameter in model.named_parameters():
-            if self._is_filled and not parameter.requires_grad:
-                continue
-            value = parameter.data
-            value = value.full_tensor() if isinstance(value, DTensor) else value
-            if (place := places.get(name)) is None:
-                continue
-            if place.shape != value.shape:
-                place.data = torch.empty(value.shape, dtype=value.dtype)
-            place.data.copy_(value)
-        self._is_filled = True
-        return self._twin

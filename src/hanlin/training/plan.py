@@ -16,6 +16,7 @@ from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
 from hanlin.models.devices import pick_device
 from hanlin.models.families import config_from_hf
+from hanlin.models.parts import part_of
 from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
 from hanlin.training.fit import USABLE
@@ -102,9 +103,11 @@ class Plan:
 
 def make_plan(material: Material, *, ranks: int = 1) -> Plan:
     """Estimate a run. Takes about a second: the machine's speed is measured. `ranks` is the number of devices that the
-    weights are divided over. A run on CUDA can be planned on a machine without: its time is left out then.
+    weights are divided over (FSDP2); under parallel.tensor the plan is of one device of a team. A run on CUDA can be
+    planned on a machine without: its time is left out then.
 
-    Raises ConfigError for a tokenizer that does not fit the model, or for more frozen layers than there are.
+    Raises ConfigError for a tokenizer that does not fit the model, for more frozen layers than there are, or for heads
+    that parallel.tensor does not divide.
     """
     recipe, config = material.recipe, read_config(material.source)
     check_vocabulary(material.tokenizer, config.vocab_size)
@@ -112,12 +115,14 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
     name = recipe.training.device
     device = None if name.startswith("cuda") and not torch.cuda.is_available() else pick_device(name)
     kind = device.type if device else "cuda"
-    load, work = read_workload(material, kind), read_work(material, config)
+    part = part_of(config, 0, recipe.parallel.tensor)
+    here = part.narrowed(config)
+    load, work = read_workload(material, kind), read_work(material, here)
     capacity = USABLE * free_memory(device) if device else float("inf")
     memory = footprint(config, recipe, load, device=kind, capacity=capacity, ranks=ranks)
     compute = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
-    updated = count_sizes(config, recipe).trained * material.num_steps * material.objective.updates
-    again = 2.0 * work.stream_tokens * count_parameters(config) * memory.recomputed_layers / config.num_layers
+    updated = count_sizes(config, recipe, part).trained * material.num_steps * material.objective.updates
+    again = 2.0 * work.stream_tokens * count_parameters(here) * memory.recomputed_layers / config.num_layers
     return Plan(
         num_steps=material.num_steps,
         epochs=work.examples / len(material.data.train),
@@ -132,17 +137,17 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         memory=memory,
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
-        ranks=ranks,
-        obstacle=_obstacle(recipe, device, material.source),
+        ranks=ranks * part.size,
+        obstacle=_obstacle(recipe, device, material.source, ranks=ranks * part.size),
     )
 
 
-def _obstacle(recipe: Recipe, device: torch.device | None, source: Path) -> str:
+def _obstacle(recipe: Recipe, device: torch.device | None, source: Path, *, ranks: int) -> str:
     """Why the recipe cannot be run here, or ""."""
     if _lacks_weights(source):
         return f"{source} has a config and no weights; download the model again"
     try:
-        check_runs_here(recipe, device or torch.device("cuda"))
+        check_runs_here(recipe, device or torch.device("cuda"), ranks=ranks)
     except ConfigError as error:
         return str(error).splitlines()[0]
     return "" if device else f'training.device = "{recipe.training.device}" is not there'

@@ -146,8 +146,19 @@ class Recipe(Section):
             compile=training.compile,
             clip=training.clip,
             step_in_backward=training.step_in_backward,
+            tensor=self.parallel.tensor,
+            shard=self.parallel.shard,
+            objective=self.objective.kind,
+            samples=self.track.samples,
             device=device,
         )
+
+    @property
+    def stays_eager(self) -> bool:
+        """Whether training.compile = "auto" compiles nothing, on any device: nobody has tried it on four bits, and on
+        layers that send messages.
+        """
+        return self.model.quantization is not None or self.parallel.tensor > 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:

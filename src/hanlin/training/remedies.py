@@ -63,7 +63,7 @@ def changes(recipe: Recipe, load: Workload, *, device: str, ranks: int = 1) -> I
         except ValidationError:
             continue  # does not go together with the rest of this recipe
         yield Change(words=words, recipe=changed, load=lighter, ranks=ranks)
-    if device == "cuda":
+    if device == "cuda" and recipe.parallel.tensor == 1:
         for number in (number for number in _RANKS if number > ranks):
             yield Change(words=f"{number} such devices (FSDP2)", recipe=recipe, load=load, ranks=number)
 

@@ -1,19 +1,23 @@
 """Checkpoints of several ranks, written while training goes on.
 
-A save stops training for copies in memory alone: each rank copies its part of the state, and rank 0 the whole model.
-Then a thread of each rank writes; when everybody's files are there, rank 0 adds the model directory and renames, so
-that what has a visible name is whole (training/checkpoint.py). One save at a time: the next one waits for the last.
+A save stops training for copies in memory alone: each rank copies its part of the state, into memory that was there
+before (fresh memory costs several times the copy). Then a thread of each rank writes; when everybody's files are there,
+rank 0 makes the model directory of them and renames, so that what has a visible name is whole (training/checkpoint.py).
+One save at a time: the next one waits for the last.
 """
 
+import copy
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from hanlin.errors import CheckpointError, TrainingError
 from hanlin.models.transformer import Transformer
@@ -24,10 +28,96 @@ from hanlin.training.checkpoint import (
     complete,
     failure_reason,
     forget,
+    note_optimizer,
+    own_state,
     place_of,
+    read_weights,
     write_shards,
 )
-from hanlin.training.parallel import Twin, World
+from hanlin.training.optim import begin_states
+from hanlin.training.parallel import World, local
+from hanlin.training.tensor import Division
+
+
+class Twin:
+    """The whole model for rank 0 to write, on the CPU, of which nothing is there between two uses but what is frozen.
+    Made before the model is sharded or connected.
+    """
+
+    def __init__(self, model: Transformer, world: World, division: Division) -> None:
+        self._division = division
+        self._twin: Transformer | None = None
+        if world.speaks:
+            memo: dict[int, Any] = {
+                id(one): nn.Parameter(one.data.new_empty(0, device="cpu"), one.requires_grad)
+                for one in model.parameters()
+            }
+            self._twin = copy.deepcopy(model, memo)
+            self._twin.config = division.part.widened(model.config)
+
+    @torch.no_grad()
+    def gather(self, model: Transformer, *, frozen: bool) -> Transformer | None:
+        """Put together what is frozen, or what is trained, as it is; every rank calls this, and rank 0 gets the twin.
+
+        On the CPU what is not divided is not copied.
+        """
+        places = {} if self._twin is None else dict(self._twin.named_parameters())
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad is frozen:
+                continue
+            value = self._division.placed(name, parameter.data)
+            value = value.full_tensor() if isinstance(value, DTensor) else value
+            if places:
+                places[name].data = value.cpu()
+        return self._twin
+
+    def read(self, partial: Path) -> Transformer | None:
+        """On rank 0 the model as the ranks have just written it; `clear` it afterwards."""
+        if self._twin is not None:
+            self._put(read_weights(partial))
+        return self._twin
+
+    def clear(self) -> None:
+        """Let what is trained go."""
+        if self._twin is not None:
+            trained = {name: one for name, one in self._twin.named_parameters() if one.requires_grad}
+            self._put({name: one.data.new_empty(0) for name, one in trained.items()})
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        assert self._twin is not None
+        places = dict(self._twin.named_parameters())
+        for name, tensor in tensors.items():
+            places[name].data = tensor
+
+
+class Staging:
+    """Copies on the CPU of what a rank writes; their memory is the same from save to save."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Tensor] = {}
+        self._meshes: dict[DeviceMesh, DeviceMesh] = {}
+
+    @torch.no_grad()
+    def copy(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The copies, valid until the next call; parts of divided tensors are parts there too."""
+        for name, tensor in tensors.items():
+            known = self._copies.get(name)
+            if known is None or known.shape != tensor.shape or known.dtype != tensor.dtype:
+                known = self._copies[name] = self._room(tensor)
+            local(known).copy_(local(tensor))
+        return {name: self._copies[name] for name in tensors}
+
+    def _room(self, tensor: Tensor) -> Tensor:
+        own = local(tensor)
+        room = torch.empty(own.shape, dtype=own.dtype)
+        if not isinstance(tensor, DTensor):
+            return room
+        mesh = tensor.device_mesh
+        if mesh not in self._meshes:
+            on_cpu = mesh.device_type == "cpu"
+            self._meshes[mesh] = mesh if on_cpu else DeviceMesh.from_group(mesh.get_group(), "cpu")
+        given = {"run_check": False, "shape": tensor.shape, "stride": tensor.stride()}
+        return DTensor.from_local(room, self._meshes[mesh], tensor.placements, **given)
 
 
 class Saver:
@@ -44,19 +134,17 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         *,
         twin: Twin,
+        division: Division,
         write_model: Callable[[Path, Transformer], None],
         keep_last: int,
     ) -> None:
         self._run, self._world = run, world
-        self._model, self._optimizer, self._twin = model, optimizer, twin
+        self._model, self._optimizer, self._twin, self._division = model, optimizer, twin, division
         self._write_model, self._keep_last = write_model, keep_last
         group = dist.new_group(backend="gloo")  # of the background: it must not get between training's messages
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        plain = StagingOptions(
-            use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
-        )
-        self._stager = DefaultStager(plain)  # keeps its memory from save to save
+        self._staging = Staging()
         self._thread: Thread | None = None
         self._failure = ""
 
@@ -67,13 +155,20 @@ class Saver:
         """
         self.settle()
         partial = self._world.agree(self._begun(progress))
-        future = write_shards(
-            partial, self._model, self._optimizer, self._world, stager=self._stager, group=self._group
-        )
-        whole = self._twin.fill(self._model)
-        self._thread = Thread(target=self._finish, args=(progress, partial, future, whole, on_saved))
+        if self._world.speaks:
+            note_optimizer(partial, self._model, self._optimizer)
+        staged = self._stage()
+        self._thread = Thread(target=self._finish, args=(progress, partial, staged, on_saved))
         self._thread.start()
         return place_of(self._run, progress)
+
+    def warm_up(self) -> None:
+        """Take the memory of a save before training begins, and with it that of the optimizer's states."""
+        begin_states(self._optimizer)
+        self._stage()
+
+    def _stage(self) -> dict[str, Tensor]:
+        return self._staging.copy(own_state(self._model, self._optimizer, self._world, self._division.placed))
 
     def _begun(self, progress: Progress) -> Path:
         if not self._world.speaks:
@@ -93,18 +188,14 @@ class Saver:
             raise TrainingError(failures[0])
 
     def _finish(
-        self,
-        progress: Progress,
-        partial: Path,
-        written: "Future[object]",
-        whole: Transformer | None,
-        on_saved: Callable[[Path], None],
+        self, progress: Progress, partial: Path, staged: dict[str, Tensor], on_saved: Callable[[Path], None]
     ) -> None:
-        """In the background: once all parts are on the disk, rank 0 makes a checkpoint of them."""
+        """In the background: write this rank's part; once all are on the disk, rank 0 makes a checkpoint of them."""
         try:
-            written.result()
-            if whole is not None:
+            write_shards(partial, staged, self._group)
+            if (whole := self._twin.read(partial)) is not None:
                 self._write_model(partial, whole)
+                self._twin.clear()
                 complete(self._run, progress)
                 forget(self._run, keep_last=self._keep_last)
                 on_saved(place_of(self._run, progress))

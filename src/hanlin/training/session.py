@@ -15,8 +15,9 @@ from hanlin.config import dump_toml
 from hanlin.data.prepare import PreparedData
 from hanlin.errors import ConfigError
 from hanlin.models.adapters import save_adapter
+from hanlin.models.parts import WHOLE, part_of
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import pick_device, save_model, write_generation_config
+from hanlin.models.weights import open_checkpoint, pick_device, save_model, write_generation_config
 from hanlin.text.encode import stop_ids
 from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
@@ -39,12 +40,13 @@ from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
 from hanlin.training.optim import make_optimizer
-from hanlin.training.parallel import ALONE, Twin, World, put_away, shard
+from hanlin.training.parallel import ALONE, World, put_away, shard
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
 from hanlin.training.runs import RECIPE, running
-from hanlin.training.saving import Saver
+from hanlin.training.saving import Saver, Twin
 from hanlin.training.shares import Noted, shared_streams, together
+from hanlin.training.tensor import Division, connect
 from hanlin.training.trackers import Look, open_trackers
 from hanlin.training.work import Job, Observer
 
@@ -54,7 +56,7 @@ _log = logging.getLogger(__name__)
 def check_sharded(recipe: Recipe) -> None:
     """Raise ConfigError for what needs whole weights on every rank, before any is read."""
     reasons = {
-        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer != "adamw",
+        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer not in ("adamw", "adamw_bf16"),
         'objective.kind = "rlhf", whose answers are sampled from whole weights,': recipe.objective.kind == "rlhf",
         f"track.samples = {recipe.track.samples}": recipe.track.samples > 0,
     }
@@ -90,12 +92,13 @@ class Session:
         world.wait()  # nobody looks at the directory any more
         if world.speaks:
             create(directory)
-        check_runs_here(recipe, pick_device(recipe.training.device))
+        check_runs_here(recipe, pick_device(recipe.training.device), ranks=world.size)
         settle_memory()
         self._load()
         self.rollouts = self._explore()
         examples, share = material.data.typical, material.objective.scored_share
-        fit = measure_fit(self.model, recipe.training, examples, share, num_local=world.num_local)
+        of = {"num_local": world.num_local, "part": self.division.part}
+        fit = measure_fit(self.model, recipe.training, examples, share, **of)
         self.progress = Progress(
             data=material.data.fingerprint,
             threads=torch.get_num_threads(),
@@ -112,25 +115,28 @@ class Session:
         if not world.speaks:
             return
         if not found:
-            note_lack_of_space(directory, recipe, self.model, on_note)
+            note_lack_of_space(directory, recipe, self.model, on_note, self.division.part)
         with saving(directory):
             write_atomically(directory / RECIPE, dump_toml(recipe))
 
     def _load(self) -> None:
         """The model, on its device and divided over the ranks where they share it; its optimizer; what saves both."""
         material, world, training = self.material, self.world, self.material.recipe.training
-        self._twin = self._saver = None
+        team = world.team
+        part = part_of(open_checkpoint(material.source).config, team.rank, team.size) if team.size > 1 else WHOLE
+        self.division = Division(part, team.mesh)
+        device = torch.device("cpu") if world.sharded else None
+        self.model = load_training_model(material, on_note=self._on_note, device=device, part=part)
+        self._twin = Twin(self.model, world, self.division) if world.size > 1 else None
+        connect(self.model, part, team)
         if world.sharded:
-            self.model = load_training_model(material, on_note=self._on_note, device=torch.device("cpu"))
-            self._twin = Twin(self.model, world)
             shard(self.model, pick_device(training.device))
-        else:
-            self.model = load_training_model(material, on_note=self._on_note)
         self.optimizer = make_optimizer(self.model, training)
-        if world.size > 1:
-            twin = self._twin or Twin(self.model, world)
-            given = {"twin": twin, "write_model": self.write_model, "keep_last": training.keep_last}
-            self._saver = Saver(self.directory, world, self.model, self.optimizer, **given)
+        self._saver = None
+        if self._twin is not None:
+            self._twin.gather(self.model, frozen=True)
+            given = {"division": self.division, "write_model": self.write_model, "keep_last": training.keep_last}
+            self._saver = Saver(self.directory, world, self.model, self.optimizer, twin=self._twin, **given)
 
     def _with_reference(self, data: PreparedData) -> PreparedData:
         """The data with what the starting model says of it, where the objective asks: before any weight is restored."""
@@ -144,10 +150,10 @@ class Session:
                 return examples
             budget = self.material.recipe.training.tokens_per_pass
             assert objective.pack_scored is not None
-            packed = Noted(shared_streams(examples, objective.pack_scored, self.world, max_tokens=budget))
+            packed = Noted(shared_streams(examples, objective.pack_scored, self.world.data, max_tokens=budget))
             referred = objective.refer(self.model, examples, packed)
             put_away(self.model)
-            return together(self.world, ((index, referred[index]) for index in packed.indices))
+            return together(self.world.data, ((index, referred[index]) for index in packed.indices))
 
         return replace(data, train=known(data.train), held_out=known(data.held_out))
 
@@ -161,7 +167,7 @@ class Session:
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
-        saved = restore_checkpoint(path, self.model, self.optimizer)
+        saved = restore_checkpoint(path, self.model, self.optimizer, self.division.placed)
         if saved.data != here.data:
             raise ConfigError(
                 f"{path} was trained on other data than the recipe names now: the run cannot go on with it"
@@ -199,7 +205,10 @@ class Session:
             save=self.save,
             rollouts=self.rollouts,
             world=self.world,
+            part=self.division.part,
         )
+        if self._saver is not None and recipe.training.save_every:
+            self._saver.warm_up()
         with self._diary(observer, look) as diary:
             if self.progress.step == 0:
                 if data.held_out:
@@ -240,7 +249,7 @@ class Session:
         """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
         plot.
         """
-        model = self.model if self._twin is None else self._twin.fill(self.model)
+        model = self.model if self._twin is None else self._twin.gather(self.model, frozen=False)
         if self.world.speaks and model is not None:
             with saving(self.directory):
                 plot_metrics(self.directory)

@@ -30,6 +30,10 @@ class Setting:
     compile: bool | str
     clip: float
     step_in_backward: bool
+    tensor: int = 1
+    shard: str = "auto"
+    objective: str = "orpo"
+    samples: int = 0
     device: str | None = None
 
     @property
@@ -113,6 +117,48 @@ CONDITIONS = (
         "needs training.clip = 0",
         "the norm of all gradients is known only when the last one is, and the first are used and gone by then",
         lambda one: one.step_in_backward and one.clip > 0,
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        'does not go with parallel.shard = "full"; drop one of the two',
+        "a weight is divided one way only",
+        lambda one: one.tensor > 1 and one.shard == "full",
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        'does not go with objective.kind = "rlhf"; leave it out',
+        "answers are sampled from whole weights",
+        lambda one: one.tensor > 1 and one.objective == "rlhf",
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        "does not go with track.samples; leave one of the two out",
+        "answers are sampled from whole weights",
+        lambda one: one.tensor > 1 and one.samples > 0,
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        "does not go with model.quantization; leave one of the two out",
+        "four bits are packed in blocks that a part's edges would cut",
+        lambda one: one.tensor > 1 and one.quantization is not None,
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        'needs training.optimizer = "adamw"',
+        "the others round or scale by the place of a number in its tensor, which is another one in a part",
+        lambda one: one.tensor > 1 and one.optimizer != "adamw",
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        'does not go with training.compile = true; leave it at "auto", which does not compile then',
+        "nobody has tried the compiler on its messages",
+        lambda one: one.tensor > 1 and one.compile is True,
+    ),
+    Condition(
+        "parallel.tensor above 1",
+        "does not go with training.step_in_backward = true; leave one of the two out",
+        "weights would be updated before gradients are summed over the processes",
+        lambda one: one.tensor > 1 and one.step_in_backward,
     ),
 )
 

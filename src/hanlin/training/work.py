@@ -15,6 +15,7 @@ import torch
 
 from hanlin.data.loader import Order
 from hanlin.errors import ConfigError, TrainingError
+from hanlin.models.parts import WHOLE, Part
 from hanlin.models.transformer import Transformer
 from hanlin.training.checkpoint import Progress
 from hanlin.training.objective import Objective
@@ -50,6 +51,7 @@ class Job:
     save: Callable[[Progress, Callable[[Path], None]], Path]
     rollouts: Rollouts | None = None
     world: World = ALONE
+    part: Part = WHOLE  # of every layer, which this rank computes
 
 
 def count_steps(order: Order, examples: Sequence[Example], config: TrainingConfig, *, noun: str = "pairs") -> int:
@@ -114,9 +116,9 @@ def _examples(job: Job, step: int) -> list[Any]:
 
 def _work(job: Job, examples: Sequence[Example]) -> Work:
     budget = job.config.tokens_per_pass
-    packed = shared_streams(examples, job.objective.pack, job.world, max_tokens=budget, pad=job.model.compiled)
+    packed = shared_streams(examples, job.objective.pack, job.world.data, max_tokens=budget, pad=job.model.compiled)
     batches = [batch.to(job.model.device) for _, batch in packed]
-    own = num_streams(examples, job.world, max_tokens=budget)[job.world.rank]
+    own = num_streams(examples, job.world.data, max_tokens=budget)[job.world.data.rank]
     return Work(examples, job.objective.count(examples), batches, len(batches) - own)
 
 

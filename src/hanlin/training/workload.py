@@ -61,7 +61,7 @@ def read_workload(material: Material, device: str) -> Workload:
             predictions = max(predictions, round(sum(one.num_tokens * objective.scored_share(one) for one in inside)))
     if material.num_steps > _LOOKED_AT:
         tokens = max(tokens, longest)
-    if compiles(training, device, packed=recipe.model.quantization is not None):
+    if compiles(training, device, eager=recipe.stays_eager):
         tokens = max(tokens, budget)
     kept = sum(one.num_tokens for one in examples) if isinstance(examples, list | tuple) else 0
     load = Workload(tokens=tokens, predictions=predictions, longest=longest, passes=passes, examples=kept)
