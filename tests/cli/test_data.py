@@ -72,3 +72,44 @@ def test_pairs(command, tmp_path):
     assert answer.status == 2
     assert "too few votes" in answer.err
     assert command("data", "pairs", file, "-o", tmp_path / "more.jsonl", "--ties", "coin").status == 2
+
+
+def test_ctrl_c_is_one_line(command, pairs, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hanlin.curation.survey.survey", interrupted)
+    answer = command("data", "stats", pairs)
+    assert (answer.status, answer.out) == (130, "")
+    assert answer.err.strip() == "error 错误: interrupted 已中断"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("wide.jsonl", '{"prompt": "q"}\n'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("pointer.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (
+            "cut.json",
+            b'[{"prompt": "q", "chosen": "a", "rejected": "b"},\n {"pro',
+            "line 2, column 3; was a copy cut off?",
+        ),
+        ("gbk.json", '[{"prompt": "天"}]'.encode("gbk"), "not UTF-8, byte 0xcc at offset 13"),
+        ("deep.json", b"[" * 100_000, "nested too deep"),
+        ("magic.parquet", b"PAR1" + b"\xff" * 200 + b"PAR1", "not a Parquet file that can be read"),
+        ("empty.json", b"", "empty.json: there are no rows"),
+        ("blank.jsonl", b"\n \n", "blank.jsonl: there are no rows"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["stats", "sample", "convert", "split", "pairs"])
+def test_a_file_that_cannot_be_read_is_named_in_one_line(command, tmp_path, tool, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    output = {"convert": "made.jsonl", "split": "parts", "pairs": "made.jsonl"}.get(tool)
+    answer = command("data", tool, tmp_path / name, *(["-o", tmp_path / output] if output else []))
+    assert answer.status == 2
+    assert answer.out == ""
+    (line,) = answer.err.strip().splitlines()
+    assert name in line
+    assert said in line
+    assert not (tmp_path / "made.jsonl").exists()

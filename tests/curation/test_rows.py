@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
+import polars
 import pytest
 
 from hanlin.curation.explain import explain
 from hanlin.curation.policy import curate_row
 from hanlin.curation.recipe import CurationSection
-from hanlin.curation.rows import read_slots
+from hanlin.curation.rows import read_slots, without_system
 from hanlin.curation.rule import KEEP, objection
-from hanlin.curation.shards import source_names
+from hanlin.curation.shards import parse_row, read_rows, source_names
 from hanlin.data.rows import BadRow
 
 CALL = {
@@ -110,3 +111,32 @@ def test_explaining_knows_the_recipes_names_words_and_guard(tmp_path: Path) -> N
     assert told["chosen", "identity"]
     assert told["prompt", "guard"]
     assert not told["chosen", "guard"]
+
+
+def test_system_columns_and_earlier_rounds_are_curated_too() -> None:
+    row = {
+        "instruction": "请再说一遍我的号码。",
+        "input": "",
+        "output": "好的，您的号码已经记下来了。",
+        "system": "有事请打电话13812345678联系管理员。",
+        "history": [["我的手机号是13912345678，请记住。", "好的，我记住了您的手机号。"]],
+    }
+    assert [side for side, _ in read_slots(row, "x")[1]] == ["user", "user", "assistant", "user", "assistant"]
+    made = curate_row(row, "x", CurationSection()).row
+    assert made is not None
+    assert made["system"] == "有事请打电话[手机号]联系管理员。"
+    assert made["history"][0][0] == "我的手机号是[手机号2]，请记住。"
+    kind, slots, _ = read_slots(row, "x")
+    assert without_system(row, kind, slots) == slots[1:]
+    turns = [{"from": "human", "value": "天气如何呢？"}, {"from": "gpt", "value": "今天是晴天。"}]
+    kind, slots, _ = read_slots(shared := {"system": "你是助手。", "conversations": turns}, "x")
+    assert without_system(shared, kind, slots) == [("user", "天气如何呢？"), ("assistant", "今天是晴天。")]
+
+
+def test_utf16_without_its_mark_is_no_row_and_bytes_of_a_table_are_text(tmp_path: Path) -> None:
+    assert parse_row("x", 1, '{"text": "a"}'.encode("utf-16-le")).trouble
+    columns = {"prompt": ["问".encode(), b"q"], "picture": [b"\x89PNG", None], "score": [float("nan"), 1.5]}
+    polars.DataFrame(columns).write_parquet(tmp_path / "rows.parquet")
+    rows = [row.value for row in read_rows([tmp_path / "rows.parquet"])]
+    assert rows[0] == {"prompt": "问", "picture": "data:application/octet-stream;base64,iVBORw==", "score": None}
+    assert rows[1] == {"prompt": "q", "picture": None, "score": 1.5}

@@ -139,3 +139,17 @@ def test_no_pairs_are_an_error_and_leave_no_file(tmp_path: Path) -> None:
         PairRule(margin=-1)
     with pytest.raises(BadRow, match="not a number"):
         read_feedback({"prompt": "问", "answer": "一", "score": "high"})
+
+
+def test_kto_in_llama_factorys_forms() -> None:
+    turns = [{"from": "human", "value": "问"}, {"from": "gpt", "value": "甲"}]
+    for row in (
+        {"conversations": turns, "kto_tag": True},
+        {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "甲"}], "label": True},
+        {"instruction": "问", "input": "", "output": "甲", "kto_tag": True},
+    ):
+        prompt, (opinion,) = read_feedback(row)
+        assert [message.content for message in prompt] == ["问"]
+        assert (opinion.answer, opinion.scale, opinion.total) == ("甲", "thumbs", 1.0)
+    with pytest.raises(BadRow, match="does not end with a user turn"):
+        read_feedback({"conversations": turns, "answer": "乙", "kto_tag": True})

@@ -52,8 +52,10 @@ def main() -> None:
     except HanlinError as error:
         fail(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        fail("interrupted 已中断")
-        sys.exit(130)
+    except SystemExit as ended:
+        # Typer makes this of Ctrl-C, by way of `Exit(130)`; a command that ends with 130 itself has spoken.
+        if ended.__context__ is not None and isinstance(ended.__context__.__cause__, KeyboardInterrupt):
+            fail("interrupted 已中断")
+        raise
     except BrokenPipeError:
         sys.exit(0)

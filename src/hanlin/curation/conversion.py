@@ -31,6 +31,11 @@ class LeftOut:
         """A line for each reason, the commonest first; no text of a row."""
         return [f"{count:,} × {reason}, first in {self.first[reason]}" for reason, count in self.counts.most_common()]
 
+    def why(self, files: Sequence[Path]) -> str:
+        """Why not one row of `files` could be used: the commonest reasons, or which files hold none."""
+        names = ", ".join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
+        return "; ".join(self.summary()[:3]) or f"{names}: there are no rows"
+
     def write(self, beside: Path) -> Path | None:
         """Write the lines to OUTPUT.set-aside.jsonl; None where there are none."""
         if not self.lines:
@@ -58,8 +63,8 @@ def convert_files(files: Sequence[Path], output: Path, form: Form) -> Conversion
     write_rows(output, _converted(files, form, done))
     if not done.written:
         output.unlink()
-        why = done.left_out.summary()
-        raise DataError(f"none of {done.read:,} rows can be written in the form {form}; {why[0] if why else 'no rows'}")
+        why = done.left_out.why(files)
+        raise DataError(f"none of {done.read:,} rows can be written in the form {form}: {why}")
     done.set_aside = done.left_out.write(output)
     return done
 

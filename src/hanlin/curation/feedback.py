@@ -2,7 +2,8 @@
 
     several answers   prompt, answers: [text or {text, score, votes}], scores or ratings or ranks beside them
     ranked            prompt, ranking: [best, …, worst]
-    one answer        prompt, answer, score (or ratings, label, thumbs, upvotes and downvotes)
+    one answer        prompt, answer, score (or ratings, label, thumbs, upvotes and downvotes); the answer may be the
+                      last turn of messages
 
 What people call these columns is listed below; UltraFeedback, KTO and arena votes are of these forms. An opinion has a
 value, the higher the better, and a number of votes: of scores the mean and how many there are; of counts and thumbs the
@@ -19,6 +20,7 @@ from hanlin.data.rows import BadRow, check_characters, checked_turns, messages_o
 from hanlin.types import Message
 
 Scale = Literal["score", "thumbs", "rank"]
+_CONVERSATIONS = ("messages", "conversations")
 _PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "history")
 _SEVERAL = ("answers", "responses", "completions", "candidates", "outputs", "generations")
 _RANKED = ("ranking", "ranked")
@@ -27,7 +29,7 @@ _TEXTS = ("text", "content", *_ONE, "value")
 _SCORES = ("score", "rating", "overall_score", "reward")
 _MANY_SCORES = ("scores", "ratings")
 _RANKS = ("rank", "ranks")
-_THUMBS = ("label", "thumbs", "thumb", "feedback", "liked", "vote")
+_THUMBS = ("label", "thumbs", "thumb", "feedback", "liked", "vote", "kto_tag")
 _COUNTS = (("upvotes", "downvotes"), ("likes", "dislikes"), ("thumbs_up", "thumbs_down"), ("up", "down"))
 _VOTES = ("votes", "num_votes", "num_ratings", "count")
 _MEASURES = (*_SCORES, *_MANY_SCORES, *_RANKS, *_THUMBS, *(name for pair in _COUNTS for name in pair))
@@ -58,6 +60,7 @@ def read_feedback(row: Any) -> tuple[tuple[Message, ...], list[Opinion]]:
             "the row is not an object", f"{shown(row)}; expected a prompt, answers and what was thought of them"
         )
     columns = {key: value for key, value in row.items() if value is not None}
+    columns = _with_answer_apart(columns)
     prompt = _prompt(columns)
     if (column := _first(columns, _RANKED)) is not None:
         answers = [_text(item, column) for item in _listed(columns[column], column)]
@@ -72,6 +75,18 @@ def read_feedback(row: Any) -> tuple[tuple[Message, ...], list[Opinion]]:
     for opinion in found:
         check_characters(opinion.answer)
     return prompt, found
+
+
+def _with_answer_apart(columns: dict[str, Any]) -> dict[str, Any]:
+    """A whole conversation and no answer beside it (KTO in LLaMA-Factory's form): its last turn is the answer."""
+    column = _first(columns, _CONVERSATIONS)
+    turns = columns.get(column) if column else None
+    if not isinstance(turns, list) or len(turns) < 2 or _first(columns, (*_RANKED, *_SEVERAL, *_ONE)):
+        return columns
+    *asked, last = turns
+    if not isinstance(last, dict) or not {"assistant", "gpt"} & {str(last.get("role")), str(last.get("from"))}:
+        return columns
+    return columns | {column: asked, "answer": last}
 
 
 def _first(columns: Mapping[str, Any], names: Sequence[str]) -> str | None:

@@ -50,19 +50,33 @@ def value_of_row(row: Row) -> Any:
 
 
 def _of_one_answer(row: dict[str, Any]) -> tuple[Kind, list[Slot]]:
+    system = [("user", row["system"])] if _has_system_column(row) else []
     for column in ("messages", "conversations"):
         if isinstance(row.get(column), list):
-            return "conversation", [slot for item in row[column] for slot in _turn(item)]
+            return "conversation", [*system, *(slot for item in row[column] for slot in _turn(item))]
     if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
         asked = [("user", row[column]) for column in ("instruction", "input") if row.get(column)]
         for _, text in asked:
             if not isinstance(text, str):
                 raise BadRow("a message has no text or no role")
-        return "conversation", [*asked, ("assistant", row["output"])]
+        return "conversation", [*system, *_rounds(row.get("history")), *asked, ("assistant", row["output"])]
     for column in ("text", "content"):
         if isinstance(row.get(column), str):
             return "document", [("document", row[column])]
     raise BadRow("no pair, conversation or document", f"the columns are {', '.join(map(str, row))[:120]}")
+
+
+def _has_system_column(row: dict[str, Any]) -> bool:
+    """ShareGPT's and Alpaca's place for a system text."""
+    return isinstance(row.get("system"), str) and bool(row["system"].strip())
+
+
+def _rounds(history: Any) -> Iterator[Slot]:
+    """The texts of Alpaca's earlier rounds, [question, answer] each."""
+    for pair in history if isinstance(history, list) else [history]:
+        for place, text in enumerate(pair if isinstance(pair, list) else [pair]):
+            if isinstance(text, str) and text.strip():
+                yield ("user", "assistant")[place % 2], text
 
 
 def _turn(item: Any) -> Iterator[Slot]:
@@ -135,7 +149,9 @@ def without_system(row: dict[str, Any], kind: Kind, slots: list[Slot]) -> list[S
     if kind == "pair":
         # A prompt's turns are odd in number from the first user turn to the last.
         return slots[1:] if len(slots) % 2 == 0 else slots
+    if kind == "document":
+        return slots
     items = row.get("messages") if isinstance(row.get("messages"), list) else row.get("conversations")
     first = items[0] if isinstance(items, list) and items else None
     is_system = isinstance(first, dict) and "system" in (first.get("role"), first.get("from"))
-    return slots[1:] if kind == "conversation" and is_system else slots
+    return slots[is_system + _has_system_column(row) :]

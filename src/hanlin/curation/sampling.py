@@ -36,7 +36,7 @@ def sample_rows(files: Sequence[Path], number: int, *, seed: int = 0) -> list[Ro
         elif (place := draw.randrange(index + 1)) < number:
             kept[place] = (index, row)
     if not kept:
-        raise DataError(f"{', '.join(map(str, files))}: there are no rows")
+        raise DataError(LeftOut().why(files))
     return [row for _, row in sorted(kept, key=lambda item: item[0])]
 
 
@@ -112,8 +112,7 @@ def _fingerprint(files: Sequence[Path], left_out: LeftOut, gathered: Gathering) 
             continue
         digests.append(hashlib.blake2b(row.raw, digest_size=16).digest())
     if not digests:
-        why = left_out.summary()
-        raise DataError(f"no row can be read; {why[0] if why else 'the files are empty'}")
+        raise DataError(f"no row can be read: {left_out.why(files)}")
     return digests
 
 

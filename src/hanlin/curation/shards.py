@@ -4,9 +4,11 @@ Surprising: a row travels as the bytes it was read as, so that a row which no ru
 Reading never fails for a row's sake: what cannot be read comes as a `Trouble` with its place.
 """
 
+import base64
 import errno
 import io
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hanlin.config import missing_file
+from hanlin.data.sources import refuse_foreign
 from hanlin.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.zst", ".json.zst", ".ndjson.zst")
@@ -126,7 +129,8 @@ def read_rows(files: Sequence[Path], *, largest_row: int = 64_000_000) -> Iterat
 def parse_row(file: str, number: int, raw: bytes) -> Row:
     """A row from the bytes of its line, or in `trouble` why they are none."""
     try:
-        return Row(file, number, raw, json.loads(raw, object_pairs_hook=_object))
+        text = raw.decode("utf-8", "surrogatepass")  # `json.loads` would guess at UTF-16
+        return Row(file, number, raw, json.loads(text, object_pairs_hook=_object))
     except _TwiceError:
         return Row(file, number, raw, trouble="a key stands twice in an object")
     except UnicodeDecodeError:
@@ -153,11 +157,10 @@ def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
             return
         with _opened(file) as stream:
             head = stream.readline(65536)
+            refuse_foreign(file, head)
             if file.name.endswith((".json", ".json.zst")) or head.removeprefix(_BOM).lstrip()[:1] == b"[":
-                if (rows := _array(head + stream.read())) is not None:
-                    yield from rows
-                    return
-                raise DataError(f"{file} is not a JSON list or JSON Lines; write one row a line")
+                yield from _array(file, (head + stream.read()).removeprefix(_BOM))
+                return
             yield from _lines(stream, head.removeprefix(_BOM), largest)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
@@ -225,30 +228,59 @@ def _lines(stream: IO[bytes], head: bytes, largest: int) -> Iterator[bytes | Tro
         line = stream.readline(65536)
 
 
-def _array(data: bytes) -> list[bytes | Trouble] | None:
+def _array(file: Path, data: bytes) -> list[bytes]:
     """The rows of a JSON list, or of JSON Lines in a .json file."""
+    if not data.strip():
+        return []
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = json.loads(data.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
         lines = data.split(b"\n")
-        if not lines[0].strip().endswith(b"}"):
-            return None
-        return [line.strip() for line in lines]
+        if lines[0].strip().endswith(b"}"):
+            return [line.strip() for line in lines]
+        raise DataError(f"{file} is neither a JSON list nor JSON Lines: {_json_trouble(error)}") from None
     rows = value if isinstance(value, list) else [value]
     return [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows]
+
+
+def _json_trouble(error: ValueError | RecursionError) -> str:
+    """What is wrong, and where, without the text."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8, byte 0x{error.object[error.start]:02x} at offset {error.start}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, line {error.lineno}, column {error.colno}; was a copy cut off?"
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 def _parquet(file: Path) -> Iterator[bytes]:
     import polars
 
+    with file.open("rb") as stream:
+        refuse_foreign(file, stream.read(64))
     try:
         frame = polars.scan_parquet(file)
         total = frame.select(polars.len()).collect().item()
         for start in range(0, total, 2000):
             for row in frame.slice(start, 2000).collect().iter_rows(named=True):
-                yield json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-    except polars.exceptions.PolarsError as error:
+                yield json.dumps(_plain(row), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as error:
         raise DataError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A value of a table as JSON has it: bytes as the UTF-8 that they are, or a data address; NaN as null."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return f"data:application/octet-stream;base64,{base64.b64encode(value).decode()}"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 @contextmanager

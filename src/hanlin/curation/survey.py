@@ -70,8 +70,7 @@ def survey(files: Sequence[Path], *, near: bool = False) -> Survey:
     with Gathering(("pair",)) as gathered:
         _look(files, found, gathered if near else None)
         if not found.kinds:
-            why = found.left_out.summary()
-            raise DataError(f"none of {found.rows:,} rows can be read; {why[0] if why else 'the files are empty'}")
+            raise DataError(f"none of {found.rows:,} rows can be read: {found.left_out.why(files)}")
         if near:
             found.similar = sum(1 for _ in find_duplicates(gathered.prints(), keys=("pair",), better="first"))
     return found

@@ -91,8 +91,7 @@ def pair_files(files: Sequence[Path], output: Path, rule: PairRule) -> Paired:
     write_rows(output, _written(prompts, rule, done))
     if not done.written:
         output.unlink()
-        why = "; ".join(done.left_out.summary()[:3])
-        raise DataError(f"{done.read:,} rows give no pair: {why or 'the files are empty'}")
+        raise DataError(f"{done.read:,} rows give no pair: {done.left_out.why(files)}")
     done.set_aside = done.left_out.write(output)
     return done
 

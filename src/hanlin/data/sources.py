@@ -169,9 +169,7 @@ def _read_rows(path: Path, form: RowForm[Any]) -> tuple[str, Iterator[tuple[int,
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     if not head:
         raise DataError(f"{path} is empty (0 bytes); expected {form.expected}")
-    _refuse_pointer(path, head)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16; save it as UTF-8")
+    refuse_foreign(path, head)
     if path.suffix in (".txt", ".md"):
         return "line", iter([(1, {"text": _read_text(path)})])
     start = head.removeprefix(_BOM).lstrip()[:1]
@@ -182,9 +180,12 @@ def _read_rows(path: Path, form: RowForm[Any]) -> tuple[str, Iterator[tuple[int,
     return "line", _read_lines(path)
 
 
-def _refuse_pointer(path: Path, head: bytes) -> None:
+def refuse_foreign(path: Path, head: bytes) -> None:
+    """Raise DataError for a file that begins as none of ours does: a pointer in place of the data, or UTF-16."""
     if head.startswith(b"version https://git-lfs"):
         raise DataError(f"{path} is a Git LFS pointer, not the data; fetch it with `git lfs pull`")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is UTF-16; save it as UTF-8")
 
 
 def _read_array(path: Path, form: RowForm[Any]) -> list[Any] | None:
@@ -279,7 +280,7 @@ def _read_parquet(path: Path, form: RowForm[Any]) -> Iterator[dict[str, Any]]:
         head = file.read(64)
     if not head:
         raise DataError(f"{path} is empty (0 bytes); expected {form.expected}")
-    _refuse_pointer(path, head)
+    refuse_foreign(path, head)
     import polars
 
     try:
