@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import polars
 import pytest
 
 from hanlin.curation.contamination import Hit, find_contamination, read_benchmarks, report_contamination
@@ -145,3 +146,15 @@ def test_every_benchmark_has_its_report(tmp_path: Path) -> None:
     zh, en = report_contamination(benchmarks, hits)
     assert (zh.name, zh.items, zh.hit, zh.rows, zh.coverage, zh.most) == ("zh/test.jsonl", 2, 1, 2, 0.75, 1.0)
     assert (en.name, en.items, en.hit, en.rows) == ("en/test.jsonl", 1, 0, 0)
+
+
+def test_a_benchmark_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    question = "小明有二十三个苹果，他给了小红七个，请问他还有多少个苹果？"
+    polars.DataFrame({"question": [question]}).write_parquet(tmp_path / "bench.parquet")
+    benchmarks = read_benchmarks((str(tmp_path / "bench.parquet"),))
+    assert find_contamination([Text(question)], benchmarks, coverage=0.5) == [Hit("bench.parquet:1", 1.0)]
+    (tmp_path / "gbk.csv").write_bytes(f"id,question\n1,{question}\n".encode("gbk"))
+    (tmp_path / "empty.csv").write_text("id,question\n")
+    for name, said in (("gbk.csv", "is not UTF-8"), ("empty.csv", "holds no items")):
+        with pytest.raises(DataError, match=f"{name} {said}"):
+            read_benchmarks((str(tmp_path / name),))

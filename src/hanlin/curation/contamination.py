@@ -6,7 +6,6 @@ whole line of the row.
 """
 
 import csv
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 from hanlin.config import missing_file
 from hanlin.curation.fingerprints import Hashes, folded, grams, unit_hashes
 from hanlin.curation.rule import Text
-from hanlin.curation.shards import source_names
+from hanlin.curation.shards import SUFFIXES, read_rows, source_names
 from hanlin.errors import DataError
 
 SIZE, SHORTEST = 13, 4  # units
@@ -50,31 +49,37 @@ class Benchmarks:
 
 
 def read_benchmarks(files: tuple[str, ...]) -> Benchmarks:
-    """Items of JSON, JSONL, CSV, TSV and text files (an item a line). Raises DataError."""
+    """Items of JSON, JSONL, Parquet, CSV, TSV and text files (an item a line). Raises DataError: an item that could
+    not be read would be found nowhere.
+    """
     paths = [Path(file).expanduser() for file in files]
     benchmarks = Benchmarks(source_names(paths))
     for path, name in zip(paths, benchmarks.files, strict=True):
         if not path.is_file():
             raise DataError(missing_file(path))
-        try:
-            for number, text in enumerate(_items(path), start=1):
-                benchmarks.add(f"{name}:{number}", text)
-        except ValueError:
-            raise DataError(f"{path} is not JSON; expected .json, .jsonl, .csv, .tsv or a text file") from None
+        number = 0
+        for number, text in enumerate(_items(path), start=1):
+            benchmarks.add(f"{name}:{number}", text)
+        if not number:
+            raise DataError(f"{path} holds no items; name another file in decontamination.files")
     benchmarks.known = np.sort(np.fromiter(benchmarks.places, np.uint64, len(benchmarks.places)))
     return benchmarks
 
 
 def _items(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if path.name.endswith(SUFFIXES):
+        for row in read_rows([path]):
+            if row.trouble:
+                raise DataError(f"{path}, row {row.number}: {row.trouble}; mend it, all items are needed")
+            yield _text_of(row.value)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: byte at offset {error.start}; save it as UTF-8") from None
     if path.suffix in (".csv", ".tsv"):
         for row in csv.reader(text.splitlines()[1:], delimiter="\t" if path.suffix == ".tsv" else ","):
             yield _question([cell for cell in row if len(cell) > 3])
-    elif path.suffix == ".json":
-        rows = json.loads(text)
-        yield from (_text_of(row) for row in (rows if isinstance(rows, list) else [rows]))
-    elif path.suffix == ".jsonl":
-        yield from (_text_of(json.loads(line)) for line in text.split("\n") if line.strip())
     else:
         yield from (line for line in text.split("\n") if line.strip())
 
