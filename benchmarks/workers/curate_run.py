@@ -5,18 +5,20 @@ worker processes start within the run, as those without Ray do.
 """
 
 import json
+import multiprocessing
+import os
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hanlin.curation.cluster import RayWorkers
 
-_EVERY = 0.2  # seconds between two looks at the memory
+_EVERY = 0.5  # seconds between two looks at the memory
 
 
 def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,35 +46,40 @@ def started_ray(workers: int) -> "RayWorkers":
 
 @contextmanager
 def watched() -> Iterator[dict[str, int]]:
-    """The most memory of all processes together, and of the largest one, while the block runs (Linux)."""
+    """The most memory of all processes together, and of the largest one, while the block runs (Linux). A process of
+    its own looks: a thread would take turns with what is measured.
+    """
     peak = {"together": 0, "largest": 0}
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(_EVERY):
-            sizes = [resident(process) for process in family()]
-            peak["together"] = max(peak["together"], sum(sizes))
-            peak["largest"] = max(peak["largest"], *sizes, 0)
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
+    ours, theirs = multiprocessing.get_context("fork").Pipe()
+    watcher = multiprocessing.get_context("fork").Process(target=look, args=(os.getpid(), theirs), daemon=True)
+    watcher.start()
     try:
         yield peak
     finally:
-        ended.set()
-        thread.join()
+        ours.send("the end")
+        peak |= ours.recv()
+        watcher.join()
 
 
-def family() -> list[Path]:
-    """This process and all below it."""
+def look(parent: int, told: Connection) -> None:
+    """Watch a process and all below it but this one, until told to end; then tell the peaks."""
+    together = largest = 0
+    while not told.poll(_EVERY):
+        sizes = [resident(process) for process in family(str(parent)) if process.name != str(os.getpid())]
+        together, largest = max(together, sum(sizes)), max(largest, *sizes, 0)
+    told.send({"together": together, "largest": largest})
+
+
+def family(parent: str) -> list[Path]:
+    """A process and all below it."""
     parents: dict[str, list[str]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = status.read_text(errors="replace").rpartition(")")[2].split()[1]
+            above = status.read_text(errors="replace").rpartition(")")[2].split()[1]
         except OSError:
             continue
-        parents.setdefault(parent, []).append(status.parent.name)
-    found, queue = [], [Path("/proc/self").resolve().name]
+        parents.setdefault(above, []).append(status.parent.name)
+    found, queue = [], [parent]
     while queue:
         one = queue.pop()
         found.append(Path("/proc") / one)
