@@ -13,7 +13,7 @@ from hanlin.curation.personal import find_personal
 from hanlin.curation.policy import SIDE_RULES, curate_row
 from hanlin.curation.recipe import CurationSection
 from hanlin.curation.rule import Around, Rule, Text
-from identity_cases import hard_probes, probes
+from identity_cases import fresh_probes, hard_probes, probes
 from personal_cases import negatives, positives
 from personal_cases import probes as personal_probes
 
@@ -66,7 +66,7 @@ def test_an_outsiders_personal_data_is_found_and_look_alikes_are_not() -> None:
     assert right / (right + wrong) >= 0.99
 
 
-@pytest.mark.parametrize("cases", [probes(), hard_probes()], ids=["usual", "hard"])
+@pytest.mark.parametrize("cases", [probes(), hard_probes(), fresh_probes()], ids=["usual", "hard", "fresh"])
 def test_self_identification_is_found_and_talk_of_models_is_not(cases: list[tuple[str, bool]]) -> None:
     own = ("翰林", "hanlin", "本社")
     judged = [(mistaken, bool(find_identity(Text(text), own=own))) for text, mistaken in cases]
@@ -102,7 +102,14 @@ HOSTILE = (
     *("1", "13812345678 ", "1-", "a@", "a.", "@", "1.", "62", "sk-", "eyJa.", "://a:", "粤A", "微信:", "qq "),
     *("A1", "::", "2001:", "a@a.", "+1 ", "(010)", "我是openai", "openai ", "i am an ai by google ", "<div", "&", "的"),
     *("8.8.4.5 ", "“我是gpt", "i am gpt. ", "A123456(sorry \n", "SG.", "a\nb\n", "x^2+", "微信号他说：13812345678 "),
-    *("手机13812345678，", "QQ12345678 ", "护照E12345678 ", "13812345678 47.93.12.200 a@b.cn ", "(212) 555-2368 ", "他妈的手机"),
+    *(
+        "手机13812345678，",
+        "QQ12345678 ",
+        "护照E12345678 ",
+        "13812345678 47.93.12.200 a@b.cn ",
+        "(212) 555-2368 ",
+        "他妈的手机",
+    ),
     *("哈", "\u200b", "```", "!", "=", "😀", "作为", "is ", "[", "-----BEGIN PRIVATE KEY-----\n"),
 )
 
