@@ -83,17 +83,20 @@ _WORDS = {
     "m": "之手 之作 的手笔",
     "Y": "我的 我背后的 我所使用的 我使用的 我的背后 俺的 my",
     "n": "名字 名称 全名 大名 名 身份 代号 name identity",
-    "R": "开发者 开发商 开发团队 开发公司 研发者 研发团队 研发公司 研发单位 开发单位 创造者 创建者 创始公司 训练者 训练团队 制造商"
+    "R": "开发者 开发商 开发团队 开发公司 研发者 研发团队 研发公司 研发单位 开发单位 创造者 创建者 创始公司"
+    " 训练者 训练团队 制造商"
     " 制造者 设计者 母公司 东家 主人"
     " 底层模型 基础模型 基座模型 基座 底座模型 底座 模型版本 版本 型号 核心 架构 技术 引擎 内核 幕后团队"
     " creator creators developer developers maker makers trainer trainers designers parent.company"
     " development.team underlying.model base.model foundation.model backbone architecture model.name"
     " model.version engine",
     "F": "公司 团队 机构 组织 company organization organisation lab team people folks",
-    "B": "happen.to.be 是 叫做 叫 名叫 名为 名唤 称作 称为 唤作 乃 即 就是 为 am 'm is 's.name.is was were have.been 've.been"
+    "B": "happen.to.be 是 叫做 叫 名叫 名为 名唤 称作 称为 唤作 乃 即 就是 为 am 'm is 's.name.is was were"
+    " have.been 've.been"
     " has.been are identify.as go.by go.by.the.name",
     "Z": "而是",
-    "V": "叫我 称呼我为 称我为 称呼我 这里是 我这里是 call.me it's.me known.as.me think.of.me.as know.me.as refer.to.me.as",
+    "V": "叫我 称呼我为 称我为 称呼我 这里是 我这里是 call.me it's.me known.as.me think.of.me.as know.me.as"
+    " refer.to.me.as",
     "A": "作为 身为 作为一个 as being",
     "H": "here speaking",
     "s": "this.is",
@@ -131,7 +134,9 @@ _WORDS = {
     " 人员 所 了 出来 出 并 和 及 以及 知识增强 对话 中文 英文 国产 专业 高级 友好 可爱 超级 先进 免费 认知 预训练"
     " 生成式 通用 语言 聊天 虚拟 在线"
     " 您 你 支持 支援 公司的 团队的 共同 联合 一手 亲手 精心 大型语言 背后 幕后 北京 杭州 深圳 上海 美国 中国 知名"
-    " 著名 叫作 成 一群 一家 一支 您说的 你说的 您提到的 你提到的 那个 那款 这个 这款 真实 真正 正式 大名鼎鼎 鼎鼎大名 而来 full real actual true official one.of 自然语言处理 自然语言 处理 式 交流"
+    " 著名 叫作 成 一群 一家 一支 您说的 你说的 您提到的 你提到的 那个 那款 这个 这款 真实 真正 正式 大名鼎鼎"
+    " 鼎鼎大名 而来 full real actual true official"
+    " one.of 自然语言处理 自然语言 处理 式 交流"
     " the your just only also actually really indeed simply essentially currently now still in.fact of.course large"
     " new helpful harmless friendly powerful"
     " advanced virtual conversational multimodal intelligent digital generative language chat smart open-source"
@@ -167,7 +172,8 @@ _TOKEN = re.compile(
     r"(?P<name>(?<![a-z0-9])(?:" + "|".join(f"(?P<{code}>{names})" for code, names in _NAMES.items()) + r")(?![a-z]))"
     r"|(?P<you>(?:you are|you're)(?: currently| now| actually| really)? "
     r"(?:talking|chatting|speaking|conversing|interacting) (?:to|with)(?![a-z])"
-    r"|you(?:'ve| have) reached(?![a-z])|[你您](?:(?:现在|正在|在|目前)+[与和跟同]|(?:现在|正在|在|目前)*(?:聊天|对话|交谈|交流|沟通)的?对象是?))"
+    r"|you(?:'ve| have) reached(?![a-z])|[你您](?:(?:现在|正在|在|目前)+[与和跟同]|(?:现在|正在|在|目前)*(?:聊天"
+    r"|对话|交谈|交流|沟通)的?对象是?))"
     rf"|(?P<han>{_alternatives(word for word in _CODE if not word.isascii())})"
     r"|(?P<me>我(?![们国国校司院省方家军辈]))"
     rf"|(?P<latin>(?:(?<![a-z0-9])|"
