@@ -1,5 +1,7 @@
 """What models say of themselves, and what people say of models: bilingual probes, labelled by hand."""
 
+from pathlib import Path
+
 MISTAKEN = """
 我是ChatGPT。
 我是ChatGPT，一个由OpenAI训练的大型语言模型。
@@ -700,6 +702,12 @@ def probes() -> list[tuple[str, bool]]:
 def hard_probes() -> list[tuple[str, bool]]:
     """The same, of the outsider's."""
     return _labelled(HARD_MISTAKEN, HARD_TOPICAL)
+
+
+def fresh_probes() -> list[tuple[str, bool]]:
+    """The same, of 2026-11-22's last two batches: one row a line, + for mistaken ones."""
+    lines = Path(__file__).with_name("identity_probes.txt").read_text(encoding="utf-8").splitlines()
+    return [(line[2:], line.startswith("+")) for line in lines]
 
 
 def _labelled(mistaken: str, topical: str) -> list[tuple[str, bool]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import AnyStr
 
+from hanlin.curation.candidates import MOST, TooMany, bounded
 from hanlin.curation.cues import says_in, words_before
 from hanlin.curation.rule import Span, Text
 
@@ -119,7 +120,7 @@ _HANDLE_WORDS = frozenset(
 
 def _mails(text: Text) -> Iterator[Span]:
     folded, last = text.folded, 0
-    for sign in _BEFORE_HOST.finditer(folded):
+    for sign in bounded(_BEFORE_HOST.finditer(folded)):
         at = sign.start()
         if at < last:
             continue
@@ -151,7 +152,7 @@ def _is_nobody(mail: str, after: str) -> bool:
 
 
 def _ipv4(text: Text) -> Iterator[Span]:
-    for match in _IPV4.finditer(text.folded):
+    for match in bounded(_IPV4.finditer(text.folded)):
         parts = match[0].split(".")
         numbers = tuple(map(int, parts))
         if max(numbers) > 255 or not numbers[3] or not _is_public_ipv4(*numbers[:3]):
@@ -183,7 +184,7 @@ def _is_public_ipv4(first: int, second: int, third: int) -> bool:
 
 
 def _ipv6(text: Text) -> Iterator[Span]:
-    for match in _IPV6.finditer(text.folded):
+    for match in bounded(_IPV6.finditer(text.folded)):
         try:
             address = ipaddress.IPv6Address(match[0].rstrip(":") if not match[0].endswith("::") else match[0])
         except ValueError:
@@ -237,6 +238,9 @@ _NICKNAMES = (
 _NUMBERED_APPS = ("qq", "q q", "微信", *_NICKNAMES)
 
 
+_MOST_NAMES = 4 * MOST  # app names in a text: most are words, and quickly seen to be
+
+
 def _places(text: AnyStr, piece: AnyStr) -> Iterator[int]:
     at = text.find(piece)
     while at >= 0:
@@ -250,6 +254,8 @@ def _named_handles(text: Text) -> Iterator[re.Match[str]]:
     if text.num_han:
         places |= {place for app in _OTHER_APPS for place in _places(text.lowered, app)}
     end = 0
+    if len(places) > _MOST_NAMES:
+        raise TooMany
     for place in sorted(places):
         if place >= end and (match := _HANDLE.match(text.folded, place)):
             end = match.end()
@@ -257,7 +263,7 @@ def _named_handles(text: Text) -> Iterator[re.Match[str]]:
 
 
 def _handles(text: Text) -> Iterator[Span]:
-    for match in _named_handles(text):
+    for match in bounded(_named_handles(text)):
         app, mark, handle = match["app"].lower(), match["mark"], match["handle"]
         if _after_letter(text.folded, match.start()) or handle.lower().strip("@") in _HANDLE_WORDS | {"10000"}:
             continue

@@ -14,20 +14,39 @@ from hanlin.curation.characters import ACCENTED, HAN
 from hanlin.curation.identity_words import ANY_NAME, classes, names_somebody, plainly
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
-_FIRST_PERSON_ZH = ("我", "本", "咱", "俺", "吾", "这里是", "這裡是", "身为", "身為", "作为", "作為")
+_FIRST_PERSON_ZH = (
+    "我",
+    "本",
+    "咱",
+    "俺",
+    "吾",
+    "这里是",
+    "這裡是",
+    "身为",
+    "身為",
+    "作为",
+    "作為",
+    "您正",
+    "你正",
+    "您现",
+    "你现",
+    "您現",
+    "你現",
+)
 _FIRST_PERSON_EN = frozenset(("i", "im", "my", "me", "this", "here", "you"))
 
 # What a name's phrase ends at; I am, my name is, call me; words before a name, and with 的 or 's.
 _END = r"(?=$|[bpctq])"
-_AM = r"(?:I[apqy]{0,6}?B|Y[aq]{0,4}n(?:[aq]{0,4}B|e)|I[^IpMKNUY]{0,10}pZ)"
+_AM = r"(?:I[apqty]{0,6}?(?:T[aq]*)?B|Y[aq]{0,4}n(?:[aq]{0,4}B|e)|I[^IpMKNUY]{0,10}pZ)"
 _CALLED = rf"(?:{_AM}|Vp?)"
 _BEFORE, _OF = r"[adqp]{0,5}", r"[adeq]{0,8}"
-_MODEL, _MAKER, _NAME = "[MN]", "[KN]", "[MNU]"
-_BY = rf"D(?:c?D)*a*y(?:d?[aeq]){{0,6}}{_MAKER}(?:e?[ah])*(?=$|[bpctqUMN])"
-_FROM = rf"y?f?[aq]{{0,4}}{_MAKER}[abdeqfKR]{{0,8}}D"
+_MODEL, _MAKER, _NAME = "[MN]", "[KN]{1,2}", "[MNU]"
+_BY = rf"D(?:[cB]{{0,2}}D)*a*y(?:d?[aeq]){{0,6}}{_MAKER}(?:e?[ah])*(?=$|[bpctqUMN])"
+_FROM = rf"y?f?[aq]{{0,4}}{_MAKER}[abdeqfMNUKR]{{0,6}}x?[abdeqfMNUKR]{{0,6}}D"
 _KIND = rf"(?:[aeq]*T)*{_END}"
+# R stands for makers and firms (RF) in the patterns, r for makers alone: my company belongs to Google says nothing.
 _CLAIMS = tuple(
-    re.compile(pattern)
+    re.compile(pattern.replace("R", "RF").replace("r", "R"))
     for pattern in (
         # 我是由OpenAI训练的大模型ChatGPT; I'm OpenAI's language model ChatGPT
         rf"{_CALLED}[adeqyfBKDTRN]*{_MODEL}{_KIND}",
@@ -41,43 +60,55 @@ _CLAIMS = tuple(
         rf"(?:I[apq]*|{_AM}){_BEFORE}{_FROM}(?![^p]*h)",
         rf"{_AM}[adq]{{0,4}}{_BY}",
         # 我是一个人工智能助手，由OpenAI开发; I'm an AI assistant that was created by Anthropic
-        rf"{_AM}[^pIYhwMKNU]{{0,24}}T[acdeqBTp]{{0,8}}(?:y[ade]*{_MAKER}[adeqR]*D|{_BY})",
-        rf"{_AM}[^pIYhwMKNU]{{0,16}}T[acBq]{{0,4}}G[adeqK]*{_MODEL}",
-        rf"{_AM}[^pIYhwMKNU]{{0,16}}Tc?a*{_MAKER}a*D(?:c?D)*{_END}",
+        rf"{_AM}(?!a*j)[^pIYhwMKNU]{{0,24}}T[acdeqBTp]{{0,8}}(?:y[ade]*{_MAKER}[adeqR]*D|{_BY})",
+        rf"{_AM}(?!a*j)[^pIYhwMKNU]{{0,16}}T[acBq]{{0,4}}G[adeqK]*{_MODEL}",
+        rf"{_AM}[adT]*T[acdef]{{1,3}}(?:{_MAKER}[ae]*)?{_NAME}[aeq]*T{_END}",
+        rf"{_AM}(?!a*j)[^pIYhwMKNU]{{0,16}}Tc?a*{_MAKER}a*D",
+        rf"{_AM}(?!a*j)[adq]*T+[bp]+[acq]*(?:{_MODEL}|(?:Y?n)?[aq]*B{_NAME}){_KIND}",
         # 我是OpenAI的语言模型; an assistant from Google
         rf"{_AM}[adqyf]*{_MAKER}{_OF}T[Taeq]*{_END}",
         rf"{_AM}[adqT]*T[ad]*[yf][adeq]*{_MAKER}{_END}",
         rf"I[aq]*B?[aq]*f{_BEFORE}{_MAKER}[aeR]*p[acq]*B[adeq]*T{_END}",
         # OpenAI创造了我; the company that trained me
-        rf"{_MAKER}[acehRpq]{{0,6}}D(?:[ac]{{0,2}}D)*a*I(?:{_END}|A[ad]*T)",
-        rf"D[ac]*Y[aR]*B{_BEFORE}{_MAKER}",
-        rf"R[acq]*(?:D[ac]*)*I[aq]*B{_BEFORE}{_MAKER}{_END}",
+        rf"(?<!d)(?<!d[ax]){_MAKER}[acdefnhBRpq]{{0,8}}D(?:[ac]{{0,2}}D)*a*I(?:{_END}|A[ad]*T)",
+        rf"D[ac]*Y[aR]*(?:B|B?f|l){_BEFORE}(?:{_MAKER}|{_NAME}[aeT]*{_END})",
+        rf"[Rh][acq]*(?:D[ac]*)*I[aq]*(?:B|B?f|l){_BEFORE}(?:{_MAKER}|[RT][acq]*{_MODEL}){_END}",
+        rf"(?:[RT][acq]*)?D[ac]*I[aq]*B{_BEFORE}{_NAME}[aeRT]*{_END}",
         # 我的开发者是OpenAI; my creators at OpenAI
-        rf"Y[aq]*[RT][acq]*p?[acq]*(?:B|Bf|f|l|Bl){_BEFORE}(?:K[aeq]*)?(?:{_MAKER}|{_MODEL})(?:e?[aRT]|f)*{_END}",
+        rf"{_MAKER}[aeq]*B[aq]*Y[aq]*r{_END}",
+        rf"Y[aq]*rl{_MAKER}[xj]{{1,2}}I",
+        rf"Y[aq]*(?:[RT][acq]*p?[acq]*B|[rT][acq]*p?[acq]*B?[fly]){_BEFORE}(?:K[aeq]*)?(?:{_MAKER}|{_MODEL})(?:e?[aRT]|f)*(?:De?)?{_END}",
         # 我基于GPT-4架构; I run on GPT-4; I'm powered by ...
-        rf"(?:I[aq]*B?|{_AM})[adq]*G[adeqfKN]*[MKNU][aeRTq]*(?:{_END}|DeT|Dc)",
+        rf"(?:I[aq]*B?|{_AM})[adq]*G[adeqfKN]*[MKNU][aeRTq]*(?:{_END}|De(?:T|{_END})|Dae|Dc|[Dx]?y)",
+        rf"Y[aq]*rB[adq]*G[adeq]*(?:{_MAKER}[ae]*)?{_NAME}{_END}",
+        rf"I[aq]*Ge[RT]B(?:{_MAKER}[ae]*)?{_NAME}{_END}",
+        # 我隶属于阿里云; 我出自百度之手
+        rf"O{_BEFORE}(?:{_MAKER}[aR]*{_END}|{_NAME}[ade]*T)",
+        rf"I[aq]*B?[aq]*f{_BEFORE}{_MAKER}[aR]*m",
         rf"(?:I[aq]*B?)[adq]*f[adeq]*[KN][adeq]*M[RTadefq]*{_END}",
+        # 我属于LLaMA系列
+        rf"I[aq]*B?[adq]*f{_BEFORE}{_NAME}[ade]*T",
         # 作为ChatGPT，我; as an AI made by Google, I
-        rf"A[ad]*(?:{_MODEL}|{_NAME}{_OF}T|y?f?{_MAKER}{_OF}T|{_FROM}[adeqT]*|[acT]*T[acBx]{{0,4}}(?:{_BY}|"
-        rf"G[adeqK]*M)|G[adeqf]*[KMN])"
+        rf"A[ad]*(?:{_MODEL}|(?<=A)U(?=p)|{_NAME}{_OF}[RT]|y?f?{_MAKER}{_OF}T|{_FROM}[adeqT]*|[acT]*T[acBjx]{{0,4}}(?:{_BY}|"
+        rf"G[adeqK]*M)|[acdT]*Ta*[fl]{_BEFORE}{_MAKER}|G[adeqf]*[KMN])"
         rf"T*p?[acx]{{0,4}}(?:[IY]|$)",
         # I, ChatGPT, am; ChatGPT here
-        rf"(?:^|[^p])Ip(?:{_MODEL}p|UpB)",
-        rf"^[ap]*(?:{_MODEL}|U)a?H{_END}",
+        rf"(?:^|[^p])Ip(?:{_MODEL}p|Up[Bc])",
+        rf"^[ap]*s?(?:{_MODEL}|U)a?H{_END}",
     )
 )
 # What stands before a claim may take it back or give it to somebody else.
 _TAKEN_BACK = re.compile(
     r"如果|假如|假设|假若|假装|倘若|若|要是|即使|即便|就算|哪怕|扮演|想象|以为|认为|觉得|误会|当成|当作|声称|自称|"
-    r"宣称|说我|说过|说.?$|问|称.?$|猜|是否|是不是|不能|谁|怎么|为什么"
+    r"宣称|说我|说过|说.?$|听说|告诉|问|称.?$|猜|是否|是不是|不能|谁|怎么|为什么"
     r"|从未|从来|没有|不要|别|梦见|希望|但愿|怀疑|谣|传言|回答|回复|输出|喊|叫道|写道"
     r"|(?<![a-z])(?:if|imagine|pretend|suppose|assume|whether|wish|think|thinks|thought|believe|believes|believed|"
-    r"believing|claim|claims|claimed|say|says|said"
+    r"believing|doubt|doubts|doubted|told|heard|claim|claims|claimed|say|says|said"
     r"|saying|ask|asks|asked|wonder|replied|replies|answered|myth|wrong|false|rumou?r|lie|neither|nobody|no one|not|"
     r"never|don't|call|dreamed|as though)(?![a-z])"
 )
 _SAID_BEFORE = re.compile(
-    r"(?:说|道|答|称|问|喊|写|(?<![a-z])(?:said|says|say|replied|answered|added|asked|wrote|shouted|"
+    r"(?:说|道|(?<=\S)答|称|问|喊|写|(?<![a-z])(?:said|says|say|replied|answered|added|asked|wrote|shouted|"
     r"whispered))\s*[，,：:]?\s*$"
 )
 _SENTENCE_END = re.compile(r"[。！？!?\n]|\.(?=\s|$)")
@@ -135,7 +166,7 @@ def _claim(text: str, start: int, end: int, own: tuple[str, ...]) -> int:
     for name in own:
         sentence = sentence.replace(name, "·" * len(name))
     letters, places = classes(sentence)
-    if not letters.count("I") + letters.count("Y") + letters.count("V") + letters.count("A") + letters.count("H"):
+    if not any(letter in letters for letter in "IYVAHO"):
         return -1
     for pattern in _CLAIMS:
         for match in pattern.finditer(letters):
@@ -200,7 +231,7 @@ def check_claims(text: Text, *, own: tuple[str, ...]) -> Verdict:
 
 IDENTITY = Rule(
     name="identity",
-    version=2,
+    version=3,
     english="says that it is another model",
     chinese="自称是别的模型",
     source="patterns of this project; names after Chatbot Arena's and open-instruct's lists",

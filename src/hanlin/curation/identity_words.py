@@ -77,42 +77,45 @@ _HAN_NAMES = (
 _LATIN, _HAN = frozenset(_LATIN_NAMES.split()), tuple(_HAN_NAMES.split())
 _WORDS = {
     # Who speaks: I and me; whose name, maker or base is spoken of.
-    "I": "本人 本模型 本助手 本ai 本机器人 咱 俺 吾 i me",
-    "IB": "i'm im i've.been",
+    "I": "本人 本模型 本助手 本ai 本机器人 咱 俺 吾 在下 i me",
+    "IB": "我系 i'm im i've.been",
+    "O": "我隶属于 我隶属 我从属于",
+    "m": "之手 之作 的手笔",
     "Y": "我的 我背后的 我所使用的 我使用的 我的背后 俺的 my",
     "n": "名字 名称 全名 大名 名 身份 代号 name identity",
-    "R": "开发者 开发商 开发团队 开发公司 研发者 研发团队 研发公司 创造者 创建者 创始公司 训练者 训练团队 制造商"
+    "R": "开发者 开发商 开发团队 开发公司 研发者 研发团队 研发公司 研发单位 开发单位 创造者 创建者 创始公司"
+    " 训练者 训练团队 制造商"
     " 制造者 设计者 母公司 东家 主人"
-    " 底层模型 基础模型 基座模型 基座 底座模型 底座 模型版本 模型 版本 型号 核心 架构 幕后团队 公司 团队 机构 组织"
-    " creator creators developer developers maker makers trainer trainers designers parent.company company"
-    " organization organisation lab"
-    " development.team team underlying.model base.model foundation.model backbone architecture model.name"
-    " model.version",
-    "B": "是 叫做 叫 名叫 名为 名唤 称作 称为 唤作 乃 即 就是 为 am 'm is 's.name.is was were have.been 've.been"
+    " 底层模型 基础模型 基座模型 基座 底座模型 底座 模型版本 版本 型号 核心 架构 技术 引擎 内核 幕后团队"
+    " creator creators developer developers maker makers trainer trainers designers parent.company"
+    " development.team underlying.model base.model foundation.model backbone architecture model.name"
+    " model.version engine",
+    "F": "公司 团队 机构 组织 company organization organisation lab team people folks",
+    "B": "happen.to.be 是 叫做 叫 名叫 名为 名唤 称作 称为 唤作 乃 即 就是 为 am 'm is 's.name.is was were"
+    " have.been 've.been"
     " has.been are identify.as go.by go.by.the.name",
     "Z": "而是",
-    "V": "叫我 称呼我为 称我为 称呼我 这里是 我这里是 您正在与 你正在与 您正在和 你正在和 您在和 你在和 您正在跟"
-    " 你正在跟 call.me it's.me known.as.me"
-    " you.are.talking.to you're.talking.to you.are.chatting.with you're.chatting.with you're.speaking.with"
-    " you.are.speaking.with",
+    "V": "叫我 称呼我为 称我为 称呼我 这里是 我这里是 call.me it's.me known.as.me think.of.me.as know.me.as"
+    " refer.to.me.as",
     "A": "作为 身为 作为一个 as being",
-    "H": "here",
+    "H": "here speaking",
+    "s": "this.is",
     # What a maker does, and through whom.
     "D": "训练 开发 研发 研制 创造 打造 设计 推出 发布 构建 制造 创建 创立 微调 制作 提供 做 造 出品 孵化 培育 自研"
-    " 编写"
+    " 编写 驱动 支撑 brought.to.life brought.into.being"
     " trained developed created built made designed powered fine-tuned finetuned released engineered programmed"
     " launched produced maintained"
     " owned operated introduced",
     "y": "由 被 by",
-    "f": "来自 出自 隶属于 属于 隶属 源自 源于 from of belong.to",
-    "l": "at",
+    "f": "来自 出自 隶属于 属于 隶属 源自 源于 from of belong.to belongs.to comes.from come.from",
+    "l": "at works.at work.at works.for work.for",
     "G": "基于 使用的是 使用的模型是 用的是 诞生于 运行在 运行于 依托 采用的是 采用 搭载 based.on built.on"
     " built.upon run.on running.on powered.by"
     " using derived.from a.version.of an.instance.of a.variant.of the.latest.version.of version.of instance.of"
     " variant.of part.of"
-    " a.product.of a.creation.of a.fine-tuned.version.of a.member.of fine-tuned.from",
+    " a.product.of a.creation.of a.fine-tuned.version.of a.member.of fine-tuned.from owe.my.existence.to",
     "T": "人工智能 人工智慧 ai智能 ai助手 ai助理 ai ai模型 智能 智能体 语言模型 大模型 模型 助手 助理 机器人"
-    " 聊天机器人 聊天程序 程序 llm llms 系统 系列 家族 产品 版"
+    " 聊天机器人 聊天程序 程序 llm llms 系统 系列 家族 产品 版 作品 experiment line lineup"
     " language.model model models chatbot chat.bot assistant assistants artificial.intelligence bot program system"
     " agent family series companion"
     " machine.learning.model neural.network",
@@ -123,7 +126,7 @@ _WORDS = {
     " subscriber manager shareholder director consultant contractor",
     # Words that may stand between, and that end a name's phrase.
     "d": "a an",
-    "e": "的 之 's s'",
+    "e": "的 嘅 之 's s'",
     "a": "一个 一款 一种 一名 一位 一套 一 个 款 其实 就 正 确实 实际上 事实上 当然 只 只不过 不过 便 也 的确 可"
     " 本身 本来 真的 仅仅 仅 目前 现在 当前"
     " 最新 新一代 强大 大型 大规模 超大规模 自主 独立 全新 开源 多模态 旗下 集团 实验室 研究院 研究人员 工程师团队"
@@ -131,7 +134,9 @@ _WORDS = {
     " 人员 所 了 出来 出 并 和 及 以及 知识增强 对话 中文 英文 国产 专业 高级 友好 可爱 超级 先进 免费 认知 预训练"
     " 生成式 通用 语言 聊天 虚拟 在线"
     " 您 你 支持 支援 公司的 团队的 共同 联合 一手 亲手 精心 大型语言 背后 幕后 北京 杭州 深圳 上海 美国 中国 知名"
-    " 著名 叫作 成 自然语言处理 自然语言 处理 式 交流"
+    " 著名 叫作 成 一群 一家 一支 您说的 你说的 您提到的 你提到的 那个 那款 这个 这款 真实 真正 正式 大名鼎鼎"
+    " 鼎鼎大名 而来 full real actual true official"
+    " one.of 自然语言处理 自然语言 处理 式 交流"
     " the your just only also actually really indeed simply essentially currently now still in.fact of.course large"
     " new helpful harmless friendly powerful"
     " advanced virtual conversational multimodal intelligent digital generative language chat smart open-source"
@@ -146,12 +151,12 @@ _WORDS = {
     " company.that company.which has had have kind.of sort.of trained.and",
     "w": "不 没 没有 非 未 别 无 not never isn't wasn't no neither nor without don't didn't",
     "c": "并且 而且 但 但是 所以 因此 可以 能够 能 很 会 专门 有 让 来 以 用于 用来 旨在 拥有 随时 愿意 请 并不 and"
-    " but so to with on in for using that which who"
+    " will can but so to with on in for using that which who"
     " through because when since until or while designed.to capable ready your.friendly.ai",
-    "o": "有什么 很高兴 请问 可以帮 能帮 愿意为 很荣幸 how.can.i how.may.i what.can.i happy.to.help here.to.help"
-    " ready.to.help glad.to.help nice.to.meet"
+    "o": "有什么 很高兴 请问 可以帮 能帮 愿意为 很荣幸 how.can.i how.may.i what.can.i happy.to here.to"
+    " ready.to glad.to nice.to.meet"
     " pleased.to.meet at.your.service",
-    "t": "呀 哦 呢 啦 啊 哟 嘛 喔 诶 噢 而已 罢了",
+    "t": "呀 哦 呢 啦 啊 哟 嘛 喔 诶 噢 而已 罢了 之上 上 是也 behind.the.scenes under.the.hood after.all",
 }
 _CODE = {word.replace(".", " "): code for code, words in _WORDS.items() for word in words.split()}
 _PUNCTUATION = "，,。；;：:！!？?\n—–…、~～|/"
@@ -165,6 +170,10 @@ def _alternatives(words: Iterator[str]) -> str:
 
 _TOKEN = re.compile(
     r"(?P<name>(?<![a-z0-9])(?:" + "|".join(f"(?P<{code}>{names})" for code, names in _NAMES.items()) + r")(?![a-z]))"
+    r"|(?P<you>(?:you are|you're)(?: currently| now| actually| really)? "
+    r"(?:talking|chatting|speaking|conversing|interacting) (?:to|with)(?![a-z])"
+    r"|you(?:'ve| have) reached(?![a-z])|[你您](?:(?:现在|正在|在|目前)+[与和跟同]|(?:现在|正在|在|目前)*(?:聊天"
+    r"|对话|交谈|交流|沟通)的?对象是?))"
     rf"|(?P<han>{_alternatives(word for word in _CODE if not word.isascii())})"
     r"|(?P<me>我(?![们国国校司院省方家军辈]))"
     rf"|(?P<latin>(?:(?<![a-z0-9])|"
@@ -172,6 +181,7 @@ _TOKEN = re.compile(
     rf"|(?P<pause>[{re.escape(_PUNCTUATION)}]|\.(?=\s|$)| -+ )"
     rf"|(?P<bracket>[{re.escape(_BRACKETS)}])"
     rf"|(?P<quote>[{re.escape(_QUOTES)}])"
+    r"|(?P<doing>[a-z]{2,}ing(?![a-z]))"
     r"|(?P<other>[a-z0-9][a-z0-9'.-]*|[^\s])"
 )
 
@@ -206,4 +216,4 @@ def _letters(match: re.Match[str]) -> str:
         return _CODE[match[0]]
     if kind == "name":
         return next(code for code in _NAMES if match[code] is not None)
-    return {"me": "I", "pause": "p", "bracket": "b", "quote": "q"}.get(kind or "", "x")
+    return {"me": "I", "you": "V", "doing": "j", "pause": "p", "bracket": "b", "quote": "q"}.get(kind or "", "x")

@@ -7,6 +7,8 @@ user's own words and expressions come with the recipe.
 """
 
 import re
+import sys
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -110,7 +112,13 @@ def find_abuse(text: Text, *, extra: tuple[str, ...] = (), allowed: tuple[str, .
     if not found:
         return ()
     free = [match.span() for match in exempt.finditer(text.lowered)]
-    return tuple(span for span in found if not any(start <= span.start and span.end <= end for start, end in free))
+    return tuple(span for span in found if not _is_within(span, free))
+
+
+def _is_within(span: Span, free: list[tuple[int, int]]) -> bool:
+    """Whether one of the stretches, which are in order and apart, holds the span."""
+    before = bisect_right(free, (span.start, sys.maxsize)) - 1
+    return before >= 0 and span.end <= free[before][1]
 
 
 def _found(text: Text, english: frozenset[str], chinese: re.Pattern[str]) -> Iterator[Span]:

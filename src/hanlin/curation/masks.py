@@ -6,6 +6,7 @@ value fails its check digit or lies in a range that nobody is given, so that cur
 
 import hashlib
 import json
+from collections import Counter
 
 from hanlin.curation.personal import find_personal
 from hanlin.curation.rule import Span, Text
@@ -28,6 +29,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "secret": ("密钥", "secret"),
     "url_credentials": ("账号密码", "credentials"),
     "address": ("地址", "address"),
+    "list": ("名单", "list"),
 }
 
 
@@ -37,6 +39,7 @@ class Masks:
     def __init__(self, *, chinese: bool, replace: bool = False) -> None:
         self._chinese, self._replace = chinese, replace
         self._of: dict[tuple[str, str], str] = {}
+        self._numbers = Counter[str]()
 
     def apply(self, text: str, spans: tuple[Span, ...], *, is_data: bool = False) -> tuple[str, list[str]]:
         """The text with each span masked (or replaced), and what was put there. Data that is JSON stays JSON."""
@@ -57,7 +60,8 @@ class Masks:
     def _mask(self, value: str, kind: str) -> str:
         key = (kind, Text(value).lowered.replace(" ", "").replace("-", "").removeprefix("+86"))
         if key not in self._of:
-            number = sum(other == kind for other, _ in self._of) + 1
+            self._numbers[kind] += 1
+            number = self._numbers[kind]
             label = LABELS[kind][0 if self._chinese else 1]
             self._of[key] = f"[{label}{number if number > 1 else ''}]"
         return self._of[key]
@@ -73,7 +77,7 @@ def _is_json(text: str) -> bool:
 
 def _quoted(text: str, span: Span, mask: str) -> str:
     """The mask as a JSON string where a number stood: {"phone": 13812345678}."""
-    return f'"{mask}"' if text[: span.start].rstrip()[-1:] in tuple(":[,") else mask
+    return f'"{mask}"' if text[max(0, span.start - 80) : span.start].rstrip()[-1:] in tuple(":[,") else mask
 
 
 def _join(text: str, spans: tuple[Span, ...], put: list[str]) -> str:
@@ -96,7 +100,7 @@ def synthetic(value: str, kind: str) -> str:
         return f"user{drawn[:6]}@example.com"
     if kind == "ip":
         return f"2001:db8::{drawn[:4]}" if ":" in value else f"192.0.2.{seed[0]}"
-    if kind in ("secret", "url_credentials", "im_handle", "address"):
+    if kind in ("secret", "url_credentials", "im_handle", "address", "list"):
         return {"url_credentials": "user:password"}.get(kind, f"EXAMPLE-{drawn[:8]}")
     kept = 2 if kind in ("plate", "uscc") else 0
     body = []

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from hanlin.curation import characters, checksums
+from hanlin.curation.candidates import MOST, TooMany, bounded
 from hanlin.curation.contacts import find_contacts
 from hanlin.curation.cues import is_arithmetic, is_quantity, says, says_in, words_before
 from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
@@ -67,25 +68,39 @@ _DEPARTMENTS = ("91", "92", "93", "11", "12", "13", "51", "52", "53")  # the fir
 _TOLL_FREE = ("400", "800", "833", "844", "855", "866", "877", "888", "900")
 
 
+LIST = "list"  # the kind of a whole text with more candidates than are looked at
+MANY = f"more than {MOST:,} numbers or addresses that may be personal data"
+
+
 def find_personal(text: Text, *, addresses: bool = False) -> tuple[Span, ...]:
     """Every stretch of personal data, in order, none overlapping; the graver, then the longer stays.
 
-    `addresses` looks for Chinese postal addresses too, which the pattern finds less surely.
+    `addresses` looks for Chinese postal addresses too, which the pattern finds less surely. A text with more than
+    `candidates.MOST` numbers of a kind to look at is one span of kind `list`.
     """
+    try:
+        found = _found(text, addresses=addresses)
+    except TooMany:
+        return (Span(0, len(text.raw), LIST),)
+    return _apart(found) if len(found) > 1 else tuple(found)
+
+
+def _found(text: Text, *, addresses: bool) -> list[Span]:
     found: list[Span] = []
+    contacts = list(find_contacts(text))  # the quickest to see that there are too many
     packed = _packed_digits(text)
     if b"0" * 6 in packed and _MANY_DIGITS.search(text.folded):
         for fewest, finder in _BY_DIGITS:
             if b"0" * fewest in packed:
                 found += finder(text)
-    found += find_contacts(text)
+    found += contacts
     if text.has(characters.PROVINCE) and _PROVINCE.search(text.folded):
         found += _plates(text)
     found += find_url_credentials(text.folded)
     found += find_secrets(text)
     if addresses and "号" in text.raw:
-        found += (Span(*match.span(), "address", "contextual") for match in _ADDRESS.finditer(text.raw))
-    return _apart(found) if len(found) > 1 else tuple(found)
+        found += (Span(*match.span(), "address", "contextual") for match in bounded(_ADDRESS.finditer(text.raw)))
+    return found
 
 
 def _packed_digits(text: Text) -> bytes:
@@ -122,18 +137,18 @@ def _after_letter(text: str, start: int) -> bool:
 
 
 def _residents(text: Text) -> Iterator[Span]:
-    for match in _RESIDENT.finditer(text.folded):
+    for match in bounded(_RESIDENT.finditer(text.folded)):
         number = match[1] + match[3] + match[4]
         if checksums.is_resident_id(number):
             yield Span(*match.span(), "cn_resident_id", "sensitive")
-    for match in _OLD_RESIDENT.finditer(text.folded):
+    for match in bounded(_OLD_RESIDENT.finditer(text.folded)):
         born = checksums.is_birth_date(f"19{match[2]}")
         if match[1] in checksums.PROVINCES and born and says(text.lowered, match.start(), "identity"):
             yield Span(*match.span(), "cn_resident_id", "sensitive")
 
 
 def _cards(text: Text) -> Iterator[Span]:
-    for match in _CARD.finditer(text.folded):
+    for match in bounded(_CARD.finditer(text.folded)):
         digits = _digits(match[0])
         if not 14 <= len(digits) <= 19 or len(set(digits)) < 3 or _after_letter(text.folded, match.start()):
             continue
@@ -144,7 +159,7 @@ def _cards(text: Text) -> Iterator[Span]:
 
 
 def _mobiles(text: Text) -> Iterator[Span]:
-    for match in _MOBILE.finditer(text.folded):
+    for match in bounded(_MOBILE.finditer(text.folded)):
         start, end = match.span()
         if _is_no_phone(_digits(match[1])):
             continue
@@ -174,7 +189,7 @@ def _is_joined(after: str) -> bool:
 
 
 def _landlines(text: Text) -> Iterator[Span]:
-    for match in _LANDLINE.finditer(text.folded):
+    for match in bounded(_LANDLINE.finditer(text.folded)):
         plain = match[1] == ""
         if plain and not says(text.lowered, match.start(), "phone"):
             continue
@@ -184,7 +199,7 @@ def _landlines(text: Text) -> Iterator[Span]:
 
 
 def _phones_abroad(text: Text) -> Iterator[Span]:
-    for match in _ABROAD.finditer(text.folded) if "+" in text.folded else ():
+    for match in bounded(_ABROAD.finditer(text.folded)) if "+" in text.folded else ():
         digits = _digits(match[0])
         if 9 <= len(digits) <= (13 if len(match[0]) == len(digits) + 1 else 15) and not is_arithmetic(
             text.folded, match.start() + 1, match.end()
@@ -192,7 +207,7 @@ def _phones_abroad(text: Text) -> Iterator[Span]:
             if digits.startswith("1") and (len(digits) != 11 or _is_public_american(digits[1:])):
                 continue
             yield Span(*match.span(), "phone")
-    for match in _AMERICAN.finditer(text.folded):
+    for match in bounded(_AMERICAN.finditer(text.folded)):
         digits = _digits(match[0])[-10:]
         plain = match[2] == ""
         cued = says(text.lowered, match.start(), "phone")
@@ -200,7 +215,7 @@ def _phones_abroad(text: Text) -> Iterator[Span]:
             continue
         if cued or not (says(text.lowered, match.start(), "number") or is_arithmetic(text.folded, *match.span())):
             yield Span(*match.span(), "phone")
-    for match in _LOCAL_PHONE.finditer(text.folded):
+    for match in bounded(_LOCAL_PHONE.finditer(text.folded)):
         if 8 <= len(_digits(match[0])) <= 12 and says(text.lowered, match.start(), "phone"):
             yield Span(*match.span(), "phone")
 
@@ -211,7 +226,7 @@ def _is_public_american(digits: str) -> bool:
 
 
 def _socials(text: Text) -> Iterator[Span]:
-    for match in _SOCIAL.finditer(text.folded):
+    for match in bounded(_SOCIAL.finditer(text.folded)):
         if match[1] + match[3] + match[4] in _PUBLIC_SOCIAL or says(text.lowered, match.start(), "number"):
             continue
         if match[2] == "-" or says(text.lowered, match.start(), "identity"):
@@ -219,22 +234,22 @@ def _socials(text: Text) -> Iterator[Span]:
 
 
 def _documents(text: Text) -> Iterator[Span]:
-    for match in _TAIWAN.finditer(text.folded):
+    for match in bounded(_TAIWAN.finditer(text.folded)):
         if match[0] != "A123456789" and checksums.is_taiwan_id(match[0]):
             yield Span(*match.span(), "tw_id", "sensitive")
-    for match in _HONG_KONG.finditer(text.folded):
+    for match in bounded(_HONG_KONG.finditer(text.folded)):
         bracket = match[3][0] in "(（"
         if checksums.is_hong_kong_id(match[1], match[2], match[3].strip("()（）")) and (
             bracket or says(text.lowered, match.start(), "identity")
         ):
             yield Span(*match.span(), "hk_id", "sensitive")
-    for match in _TRAVEL.finditer(text.folded):
+    for match in bounded(_TRAVEL.finditer(text.folded)):
         if says(text.lowered, match.start(), "passport"):
             yield Span(*match.span(), "passport", "sensitive")
 
 
 def _companies(text: Text) -> Iterator[Span]:
-    for match in _COMPANY.finditer(text.folded):
+    for match in bounded(_COMPANY.finditer(text.folded)):
         plain = match[0].isdigit()
         if plain and (not match[0].startswith(_DEPARTMENTS) or says(text.lowered, match.start(), "number")):
             continue
@@ -243,7 +258,7 @@ def _companies(text: Text) -> Iterator[Span]:
 
 
 def _plates(text: Text) -> Iterator[Span]:
-    for match in _PLATE.finditer(text.folded):
+    for match in bounded(_PLATE.finditer(text.folded)):
         tail = match[0][2:]
         if sum(map(str.isdigit, tail)) < 2 or (tail.isdigit() and tail.startswith(("19", "20")) and len(tail) == 4):
             continue
@@ -272,12 +287,14 @@ def check_personal(text: Text, around: Around) -> Verdict:
 def check_spans(text: Text, *, addresses: bool) -> Verdict:
     """The rule, with postal addresses or without."""
     spans = find_personal(text, addresses=addresses)
+    if spans and spans[0].kind == LIST:
+        return objection(MANY, spans)
     return objection(f"{len(spans)} × {spans[0].kind}", spans, action="mask") if spans else KEEP
 
 
 PERSONAL = Rule(
     name="personal",
-    version=2,
+    version=3,
     english="personal data",
     chinese="个人信息",
     source="GB 11643, GB 32100, GA 36, ISO/IEC 7812; see hanlin.curation.personal",

@@ -8,7 +8,7 @@ from hanlin.curation import languages, pairs, quality
 from hanlin.curation.identity import IDENTITY, find_identity, own_names, rewritten
 from hanlin.curation.lexicon import LEXICON, check_words
 from hanlin.curation.masks import Masks
-from hanlin.curation.personal import PERSONAL, find_personal
+from hanlin.curation.personal import LIST, MANY, PERSONAL, find_personal
 from hanlin.curation.recipe import CurationSection, SidePolicy
 from hanlin.curation.rows import Kind, Slot, edited, read_slots
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
@@ -141,6 +141,9 @@ def _personal(
         return text.raw
     spans = find_personal(text, addresses=config.addresses)
     if not spans:
+        return text.raw
+    if spans[0].kind == LIST and policy.personal != "flag":
+        outcome.decisions.append(_decision(text, side, "personal", PERSONAL.version, "drop", objection(MANY, spans)))
         return text.raw
     edit = policy.personal in ("mask", "replace")
     made, put = (

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from hanlin.curation.candidates import bounded
 from hanlin.curation.rule import Span, Text
 
 _B, _E = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9])"
@@ -65,11 +66,11 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
     has_run = _RUN in looked_at.outline.translate(_IN_RUN)
     for start, pattern in _KNOWN if has_run else ():
         if start in looked_at.outline:
-            for match in pattern.finditer(text):
+            for match in bounded(pattern.finditer(text)):
                 if is_random(match[0]):
                     yield Span(*match.span(), "secret", "sensitive")
     if b"private key" in looked_at.outline:
-        for match in _PEM.finditer(text):
+        for match in bounded(_PEM.finditer(text)):
             if len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
                 end = _PEM_END.search(text, match.end(), match.end() + 20_000)
                 yield Span(match.start(), end.end() if end else len(text), "secret", "sensitive")
@@ -77,7 +78,7 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
         any(name in looked_at.outline for name in _LATIN_NAMES)
         or (looked_at.num_han and any(name in looked_at.lowered for name in _HAN_NAMES))
     ):
-        for match in _NAMED.finditer(text):
+        for match in bounded(_NAMED.finditer(text)):
             key = match[1]
             if is_random(key) and any(map(str.isdigit, key)) and any(map(str.isalpha, key)) and "/" not in key[:2]:
                 yield Span(*match.span(1), "secret", "sensitive")
@@ -86,11 +87,11 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
 def find_url_credentials(text: str) -> Iterator[Span]:
     """The `user:password` of addresses such as ftp://user:password@host."""
     if "://" in text and "@" in text:
-        for match in _PASSWORD.finditer(text):
+        for match in bounded(_PASSWORD.finditer(text)):
             if not _BLANK_PASSWORD.match(match[2]) and not _BLANK.search(match[2]):
                 yield Span(match.start(1), match.end(2), "url_credentials", "sensitive")
     if "://" in text and "=" in text:
-        for match in _IN_QUERY.finditer(text):
+        for match in bounded(_IN_QUERY.finditer(text)):
             address = text[max(0, match.start() - 200) : match.start()].rsplit(maxsplit=1)
             if address and "://" in address[-1] and not (_BLANK_PASSWORD.match(match[1]) or _BLANK.search(match[1])):
                 yield Span(*match.span(1), "url_credentials", "sensitive")
