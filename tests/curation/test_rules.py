@@ -5,15 +5,12 @@ import time
 import pytest
 
 from hanlin.curation.checksums import is_company_code, is_hong_kong_id, is_luhn, is_resident_id, is_taiwan_id
-from hanlin.curation.identity import find_identity, rewritten
-from hanlin.curation.identity_words import ANY_NAME, names_somebody
 from hanlin.curation.masks import LABELS, Masks, synthetic
 from hanlin.curation.pairs import check_equal, check_gap
 from hanlin.curation.personal import find_personal
 from hanlin.curation.policy import SIDE_RULES, curate_row
 from hanlin.curation.recipe import CurationSection
 from hanlin.curation.rule import Around, Rule, Text
-from identity_cases import fresh_probes, hard_probes, probes
 from personal_cases import negatives, positives
 from personal_cases import probes as personal_probes
 
@@ -64,38 +61,6 @@ def test_an_outsiders_personal_data_is_found_and_look_alikes_are_not() -> None:
         wrong += sum(not any(span.start < end and start < span.end for start, end in places) for span in spans)
     assert right / (right + missed) >= 0.98
     assert right / (right + wrong) >= 0.99
-
-
-@pytest.mark.parametrize("cases", [probes(), hard_probes(), fresh_probes()], ids=["usual", "hard", "fresh"])
-def test_self_identification_is_found_and_talk_of_models_is_not(cases: list[tuple[str, bool]]) -> None:
-    own = ("翰林", "hanlin", "本社")
-    judged = [(mistaken, bool(find_identity(Text(text), own=own))) for text, mistaken in cases]
-    right = sum(mistaken and found for mistaken, found in judged)
-    assert right / sum(found for _, found in judged) >= 0.97
-    assert right / sum(mistaken for mistaken, _ in judged) >= 0.9
-
-
-def test_the_users_own_model_is_no_mistake_and_rewriting_leads_to_it() -> None:
-    text = "我是ChatGPT，一个由OpenAI训练的大型语言模型。"
-    made = rewritten(text, find_identity(Text(text)), name="翰林", maker="本社")
-    assert made == "我是翰林，一个由本社训练的大型语言模型。"
-    assert find_identity(Text(made)) == ()
-    assert find_identity(Text("我是由OpenAI训练的。"), own=("openai",)) == ()
-
-
-def test_rewriting_leaves_what_was_denied_as_it_stood() -> None:
-    for text, made in (
-        ("我不是ChatGPT，我是Claude。", "我不是ChatGPT，我是翰林。"),
-        ("I'm Gemini, made by Google, not ChatGPT.", "I'm 翰林, made by 本社, not ChatGPT."),
-    ):
-        assert rewritten(text, find_identity(Text(text)), name="翰林", maker="本社") == made
-
-
-def test_every_known_name_passes_the_quick_look() -> None:
-    names = "ChatGPT GPT-4o Qwen2.5-72B 通义千问 豆包 Kimi DeepSeek-V3 文心一言 讯飞星火 Llama-3 Grok 谷歌 OpenAI 01.AI"
-    for name in names.split():
-        assert names_somebody(Text(name), name.lower()), name
-        assert ANY_NAME.search(name.lower()), name
 
 
 HOSTILE = (

@@ -3,7 +3,8 @@
 我是由OpenAI训练的 is one; GPT-4 是 OpenAI 发布的, 我用 ChatGPT 写作 and "I work at OpenAI" are none. Only a sentence
 that names a model or maker is looked at. Its words become letters, one for each class (`identity_words`), and a claim
 is a pattern of letters: who says it, of whom, and where the name's phrase ends: 我是ChatGPT is a claim, while
-我是ChatGPT的用户 and "I am a ChatGPT user" are none. Vicuna and open-instruct block names wherever they stand
+我是ChatGPT的用户 and "I am a ChatGPT user" are none. What no pattern finds is asked of a small classifier that has
+learned from labelled sentences (`identity_claims`). Vicuna and open-instruct block names wherever they stand
 (`clean_sharegpt.py`, `filter_dataset_by_keywords.py`), which loses every answer about language models.
 """
 
@@ -11,7 +12,8 @@ import re
 from collections.abc import Iterator
 
 from hanlin.curation.characters import ACCENTED, HAN
-from hanlin.curation.identity_words import ANY_NAME, classes, names_somebody, plainly
+from hanlin.curation.identity_claims import is_likely
+from hanlin.curation.identity_words import ANY_NAME, Word, hidden, names_somebody, plainly, read, spelled
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 _FIRST_PERSON_ZH = (
@@ -107,6 +109,15 @@ _TAKEN_BACK = re.compile(
     r"|saying|ask|asks|asked|wonder|replied|replies|answered|myth|wrong|false|rumou?r|lie|neither|nobody|no one|not|"
     r"never|don't|call|dreamed|as though)(?![a-z])"
 )
+_SUPPOSED = re.compile(
+    r"如果|假如|假设|倘若|若是|要是|即使|就算"
+    r"|(?<![a-z])(?:if|had|hypothetically|suppose|imagine|pretend|act as)(?![a-z])"
+)
+_DENIED = re.compile(r"(?:不是|并非|而非|不叫|(?<![a-z])(?:not|unlike|than))[^，,。]{0,6}$")
+_NOT_IT = re.compile(
+    r"(?:不是|并非|而非|不叫|没有|从未|从来没|不具备|不同于|(?:和|跟|与|像)(?=[^，,。；;]{0,8}$)|(?<![a-z])(?:not|no|nor|neither|never"
+    r"|unlike|like|than|without)|n't)[^，,。；;:：]{0,24}$"
+)
 _SAID_BEFORE = re.compile(
     r"(?:说|道|(?<=\S)答|称|问|喊|写|(?<![a-z])(?:said|says|say|replied|answered|added|asked|wrote|shouted|"
     r"whispered))\s*[，,：:]?\s*$"
@@ -116,6 +127,7 @@ _CLAUSE_END = re.compile(r"[，,；;：:—(（]|(?<![a-z])(?:but|because|so)(?!
 _SPEAKER = re.compile(r"^[ \t>*#-]{0,6}([^\s：:，,。“\"][^：:\n，,。“\"]{0,11})[：:]", re.M)
 _OF_A_LIST = re.compile(r"[我你您]|谁|什么|^\d|(?<![a-z])(?:you|i|my|who|what)(?![a-z])")
 _ANSWERS = frozenset(("答", "回答", "答案", "a", "answer", "assistant", "助手", "注", "说明", "提示", "note", "ai"))
+_SPEAKING = frozenset("IYVAOH")  # classes of words by which the assistant speaks of itself
 _REACH = 240
 _MOST_CHARACTERS = 60_000  # in sentences with a name; no answer has as many, a hostile row must not take minutes
 _PAIRED = ("“”", "「」", "『』")
@@ -128,19 +140,36 @@ def find_identity(text: Text, *, own: tuple[str, ...] = ()) -> tuple[Span, ...]:
     plain = plainly(text)
     if not names_somebody(text, plain):
         return ()
+    plain = hidden(plain, own)
     spans: list[Span] = []
+    for start, end in _named_sentences(plain):
+        claimed = _claim(plain, start, end)
+        if claimed >= 0:
+            spans += _names(plain, claimed, end)
+    return tuple(spans)
+
+
+def sentences(text: Text, *, own: tuple[str, ...]) -> list[list[Word]]:
+    """The sentences that name a model or maker and in which the assistant itself speaks, as words."""
+    plain = hidden(plainly(text), own)
+    found = []
+    for start, end in _named_sentences(plain):
+        words = read(plain[start:end])
+        if _speaks(plain, start, end, words):
+            found.append(words)
+    return found
+
+
+def _named_sentences(plain: str) -> Iterator[tuple[int, int]]:
     done = looked = 0
     for match in ANY_NAME.finditer(plain):
         if looked > _MOST_CHARACTERS:
             break
-        if match.start() < done or match[0] in own:
+        if match.start() < done:
             continue
         start, done = _sentence(plain, match.start(), match.end(), done)
         looked += done - start
-        claimed = _claim(plain, start, done, own)
-        if claimed >= 0:
-            spans += _names(plain, claimed, done, own)
-    return tuple(spans)
+        yield start, done
 
 
 def _is_in_the_first_person(text: Text) -> bool:
@@ -160,20 +189,36 @@ def _sentence(text: str, start: int, end: int, floor: int) -> tuple[int, int]:
     return max(low, before), after.end() if after else min(len(text), end + _REACH)
 
 
-def _claim(text: str, start: int, end: int, own: tuple[str, ...]) -> int:
+def _claim(text: str, start: int, end: int) -> int:
     """Where in the text a claim of this sentence begins; -1: there is none."""
     sentence = text[start:end]
-    for name in own:
-        sentence = sentence.replace(name, "·" * len(name))
-    letters, places = classes(sentence)
-    if not any(letter in letters for letter in "IYVAHO"):
+    words = read(sentence)
+    letters, places = spelled(words)
+    if _SPEAKING.isdisjoint(letters):
         return -1
     for pattern in _CLAIMS:
         for match in pattern.finditer(letters):
             place = places[match.start()]
             if not _is_taken_back(sentence, place) and not _is_reported(text, start + place):
                 return start + place
-    return -1
+    return start if _speaks(text, start, end, words) and is_likely(words) else -1
+
+
+def _speaks(text: str, start: int, end: int, words: list[Word]) -> bool:
+    """Whether the assistant says something of itself: nobody else's words, nothing that is supposed or taken back, and
+    not only what it is not.
+    """
+    sentence = text[start:end]
+    if _SUPPOSED.search(sentence) or all(
+        _NOT_IT.search(sentence, 0, match.start()) for match in ANY_NAME.finditer(sentence)
+    ):
+        return False
+    return any(
+        word.letters[0] in _SPEAKING
+        and not _is_taken_back(sentence, word.place)
+        and not _is_reported(text, start + word.place)
+        for word in words
+    )
 
 
 def _is_taken_back(sentence: str, at: int) -> bool:
@@ -196,13 +241,10 @@ def _is_reported(text: str, at: int) -> bool:
     return len(nearby) > 1
 
 
-def _names(text: str, start: int, end: int, own: tuple[str, ...]) -> Iterator[Span]:
+def _names(text: str, start: int, end: int) -> Iterator[Span]:
     for match in ANY_NAME.finditer(text, start, end):
-        denied = re.search(
-            r"(?:不是|并非|而非|不叫|(?<![a-z])(?:not|unlike|than))[^，,。]{0,6}$", text[start : match.start()]
-        )
-        if match[0] not in own and not denied:
-            maker = classes(match[0])[0] == "K"
+        if not _DENIED.search(text[start : match.start()]):
+            maker = read(match[0])[0].letters == "K"
             yield Span(match.start(), match.end(), "maker" if maker else "name", "contextual")
 
 
@@ -231,10 +273,10 @@ def check_claims(text: Text, *, own: tuple[str, ...]) -> Verdict:
 
 IDENTITY = Rule(
     name="identity",
-    version=3,
+    version=4,
     english="says that it is another model",
     chinese="自称是别的模型",
-    source="patterns of this project; names after Chatbot Arena's and open-instruct's lists",
+    source="patterns and a classifier of this project; names after Chatbot Arena's and open-instruct's lists",
     check=check_identity,
     passes=(
         "GPT-4 是 OpenAI 发布的。",

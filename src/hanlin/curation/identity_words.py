@@ -1,10 +1,12 @@
 """The words in which a model says what it is, by class: one letter for each, so that a claim is a pattern of letters.
 
-Traditional characters are read as Simplified ones. A word of no class is `x`; see `identity` for the patterns.
+Traditional characters are read as Simplified ones. A word of no class is `x`; see `identity` for the patterns
+and `identity_claims` for what has learned from labelled sentences.
 """
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from hanlin.curation.characters import TRADITIONAL
 from hanlin.curation.fingerprints import simplified_characters
@@ -24,6 +26,9 @@ _NAMES = {
         rf"falcon(?=[- ]?\d)|yi(?=-\d)"
         rf"|phi(?=-\d)|command[- ]r\+?|baichuan(?=[- ]?\d)|skywork|gemini(?=[- ](?:\d|pro|ultra))|"
         rf"claude(?=[- ]\d)){_SUFFIX}"
+        r"|text-davinci(?:-\d+)?|chatrtx|nemotron|molmo|exaone|hyperclova(?: ?x)?|gigachat|yandexgpt|tigerbot|xverse|"
+        r"telechat|blenderbot|openchat(?:kit)?|guanaco|xgen|sensenova|360 ?zhinao|wps ?ai|notion ai|bixby|tülu"
+        r"|mpt(?=-\d)|granite(?=[- ]\d)|orca(?=[- ]\d)|jamba|google assistant|quillbot|youchat"
         r"|palm ?2|lamda|tongyi(?: ?qianwen)?|ernie ?bot|wenxin yiyan|spark ?desk|sensechat|le chat|bing ?chat|"
         r"bard ai"
         r"|(?:github|microsoft|bing) ?copilot|openhermes|tulu|replika|cortana"
@@ -31,9 +36,14 @@ _NAMES = {
         r"盘古(?:大模型|ai)"
         r"|天工(?:大模型|ai)|百川(?:大模型|ai)|书生·?浦语|海螺ai|日日新|360智脑|紫东太初|小爱同学|小度|天猫精灵|"
         r"小冰|必应聊天|腾讯元宝"
+        r"|书生·?万象|书生大模型|星辰语义大模型|安第斯大模型|蓝心大模型|海螺问问|知海图|百灵大模型|商量(?=sensechat)|智脑大模型"
         r"|kimi智能助手|跃问|悟道大模型|序列猴子|言犀|百小应|万知|moss"
     ),
-    "U": rf"(?:claude|gemini|bard|kimi|llama|copilot|alpaca|koala|yi|phi|pi|bing|siri|alexa|ernie|天工|星火){_SUFFIX}",
+    "U": (
+        r"(?:claude|gemini|bard|kimi|llama|copilot|alpaca|koala|yi|phi|pi|bing|siri|alexa|ernie|天工|星火|falcon|palm|"
+        r"bloomz?|starling|luminous|arctic|aquila|jovi|celia|o1|o3|aya|poe|reka flash|tiangong|xiao ?ai|盘古|猎鹰|百灵|"
+        rf"小布|小艺|商量|书生|文心|智脑){_SUFFIX}"
+    ),
     "N": rf"(?:deep ?seek|minimax|mistral(?! ai)|baichuan|meta ai|讯飞星火){_SUFFIX}",
     "K": (
         r"open ?ai|anthropic|google(?: ?deepmind| ai| research| brain)?|deep ?mind|谷歌|meta(?: ?ai)?|"
@@ -48,7 +58,12 @@ _NAMES = {
         r"nvidia|英伟达|databricks"
         r"|复旦(?:大学)?|昆仑万维|阶跃星辰|stepfun|面壁智能|智源(?:研究院)?|京东|小米|快手|美团|网易|三六零|360公司|"
         r"inflection(?: ?ai)?"
-        r"|character\.?ai|perplexity(?: ai)?|eleuther ?ai|salesforce|ibm|sber|yandex|naver|tii"
+        r"|technology innovation institute|allen institute(?: for ai)?|ai2|ai21(?: labs)?|qihoo(?: ?360)?"
+        r"|奇虎(?: ?360)?|kunlun(?: tech)?|samsung|三星|snowflake|bigscience|aleph alpha|baai|reka(?: ai)?|mosaicml"
+        r"|beijing academy of artificial intelligence|北京智源|nous ?research|sarvam(?: ai)?|浪潮(?:信息)?|蚂蚁集团"
+        r"|稀宇(?:科技)?|金山办公|学而思|好未来|vivo|oppo|荣耀|上海 ?ai ?(?:实验室|lab)|浦江实验室|技术创新研究所"
+        r"|艾伦研究所|(?<!海纳)百川|幻方(?:量化)?|xiaomi|character\.?ai|perplexity(?: ai)?|eleuther ?ai|salesforce|ibm"
+        r"|sber|yandex|naver|tii"
     ),
 }
 ANY_NAME = re.compile(r"(?<![a-z0-9])(?:" + "|".join(_NAMES.values()) + r")(?![a-z])")
@@ -66,13 +81,19 @@ _LATIN_NAMES = (
     " stanford amazon apple nvidia"
     " databricks stepfun inflection inflectionai character characterai perplexity eleuther eleutherai"
     " salesforce ibm sber yandex naver tii"
+    " davinci chatrtx nemotron molmo exaone hyperclova gigachat yandexgpt tigerbot xverse telechat blenderbot openchat"
+    " openchatkit guanaco xgen sensenova zhinao wps notion bixby tülu mpt granite orca jamba quillbot youchat"
+    " bloom bloomz starling luminous arctic aquila jovi celia o aya poe reka tiangong xiao xiaoai innovation allen ai"
+    " qihoo kunlun samsung snowflake bigscience aleph baai beijing mosaicml nous nousresearch sarvam"
+    " vivo oppo xiaomi hyperclovax"
 )
 _HAN_NAMES = (
     "文心 文小言 通义 千问 讯飞 星火 豆包 智谱 混元 盘古 天工 百川 书生 海螺 日日新 360 紫东 小爱 小度 天猫 小冰"
     " 必应 元宝 跃问 悟道 序列猴子 言犀 百小应 万知"
     " 谷歌 脸书 微软 阿里 达摩院 百度 清华 深度求索 月之暗面 字节 腾讯 华为 零一万物 商汤 上海人工 斯坦福 亚马逊"
     " 苹果 英伟达 复旦 昆仑 阶跃 面壁 智源 京东 小米"
-    " 快手 美团 网易 三六零"
+    " 快手 美团 网易 三六零 安第斯 蓝心 知海图 百灵 商量 智脑 猎鹰 小布 小艺 奇虎 三星 北京智源 浪潮 蚂蚁集团 稀宇"
+    " 金山办公 学而思 好未来 荣耀 浦江实验室 技术创新研究所 艾伦研究所 幻方 星辰语义"
 )
 _LATIN, _HAN = frozenset(_LATIN_NAMES.split()), tuple(_HAN_NAMES.split())
 _WORDS = {
@@ -159,6 +180,7 @@ _WORDS = {
     "t": "呀 哦 呢 啦 啊 哟 嘛 喔 诶 噢 而已 罢了 之上 上 是也 behind.the.scenes under.the.hood after.all",
 }
 _CODE = {word.replace(".", " "): code for code, words in _WORDS.items() for word in words.split()}
+OWN = "\ue000"  # stands for each character of the user's own names
 _PUNCTUATION = "，,。；;：:！!？?\n—–…、~～|/"
 _BRACKETS = "()（）[]【】"
 _QUOTES = "“”\"'「」『』*_`《》‘’"
@@ -199,15 +221,34 @@ def names_somebody(text: Text, plain: str) -> bool:
     return not plain.isascii() and any(name in plain for name in _HAN)
 
 
-def classes(sentence: str) -> tuple[str, list[int]]:
-    """The letters of a sentence's words, and where each word begins; the sentence as `plainly` makes it."""
-    letters: list[str] = []
-    places: list[int] = []
-    for match in _TOKEN.finditer(sentence):
-        letter = _letters(match)
-        letters.append(letter)
-        places += [match.start()] * len(letter)
-    return "".join(letters), places
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a sentence: its class's letters, what it is written as, where it begins."""
+
+    letters: str
+    text: str
+    place: int
+    is_name: bool = False
+
+
+def read(sentence: str) -> list[Word]:
+    """The words of a sentence; the sentence as `plainly` makes it, own names hidden by `OWN`."""
+    return [
+        Word(_letters(match), match[0], match.start(), match.lastgroup == "name") for match in _TOKEN.finditer(sentence)
+    ]
+
+
+def spelled(words: list[Word]) -> tuple[str, list[int]]:
+    """The letters of words one after the other, and where the word of each begins."""
+    places = [word.place for word in words for _ in word.letters]
+    return "".join(word.letters for word in words), places
+
+
+def hidden(text: str, own: tuple[str, ...]) -> str:
+    """A text without the user's own names, every other character in its place."""
+    for name in own:
+        text = text.replace(name, OWN * len(name))
+    return text
 
 
 def _letters(match: re.Match[str]) -> str:
