@@ -123,12 +123,20 @@ def _funnel(counts: Mapping[str, int]) -> str:
     return f"<h2>漏斗 Funnel</h2><table>{cells}</table>"
 
 
-_BENCHMARK_COLUMNS = ("benchmark 评测集", "items 题数", "found 命中", "rows 行数", "mean 平均覆盖", "most 最高覆盖")
+_BENCHMARK_COLUMNS = (
+    "benchmark 评测集",
+    "items 题数",
+    "too short 过短",
+    "found 命中",
+    "rows 行数",
+    "mean 平均覆盖",
+    "most 最高覆盖",
+)
 
 
 def _benchmark_cells(one: BenchmarkReport) -> tuple[str, ...]:
     mean, most = (f"{share:.0%}" if one.hit else "–" for share in (one.coverage, one.most))
-    return one.name, f"{one.items:,}", f"{one.hit:,}", f"{one.rows:,}", mean, most
+    return one.name, f"{one.items:,}", f"{one.too_short:,}", f"{one.hit:,}", f"{one.rows:,}", mean, most
 
 
 def _benchmarks(reports: Sequence[BenchmarkReport]) -> str:

@@ -15,7 +15,7 @@ from hanlin.curation.rule import Around, Text, Verdict
 from hanlin.curation.shards import Row, Trouble, find_shards, parse_row, read_chunks
 from hanlin.curation.surroundings import with_surroundings
 from hanlin.curation.toxicity import judge_toxicity
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.errors import DataError
 
 
