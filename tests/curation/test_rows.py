@@ -8,7 +8,7 @@ import pytest
 
 from hanlin.curation.explain import explain
 from hanlin.curation.policy import curate_row
-from hanlin.curation.recipe import CurationSection
+from hanlin.curation.recipe import CurationSection, DecontaminationSection
 from hanlin.curation.rows import read_slots, without_system
 from hanlin.curation.rule import KEEP, objection
 from hanlin.curation.shards import parse_row, read_rows, source_names
@@ -186,3 +186,16 @@ def test_a_developers_text_is_a_systems() -> None:
     ]
     kind, slots, _ = read_slots({"messages": turns}, "x:1")
     assert without_system({"messages": turns}, kind, slots) == [("user", "问"), ("assistant", "答")]
+
+
+def test_explaining_tells_of_the_pair_and_of_benchmarks(tmp_path: Path) -> None:
+    asked = "小明有二十三个苹果，他给了小红七个，请问他现在还有多少个苹果？"
+    (tmp_path / "bench.txt").write_text(asked, encoding="utf-8")
+    row = {"prompt": asked, "chosen": "答案是十六个苹果，算法很简单。", "rejected": "答案是：十六个苹果——算法很简单！"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    section = DecontaminationSection(files=(str(tmp_path / "bench.txt"),))
+    lines = explain(f"{tmp_path / 'pairs.jsonl'}:1", decontamination=section)
+    told = {(line.side, line.rule): line.reason for line in lines if not line.keep}
+    assert told["pair", "pair_equal"] == "equal answers"
+    assert told["row", "contaminated"] == "bench.txt:1, 100% of it"
+    assert ("pair", "pair_gap") in {(line.side, line.rule) for line in lines if line.keep}

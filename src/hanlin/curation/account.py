@@ -217,11 +217,18 @@ def summarise_sheet(path: Path) -> list[tuple[str, int, int]]:
     judged: Counter[str] = Counter()
     right: Counter[str] = Counter()
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    for row in rows:
-        answer = (row.get("right") or "").strip().lower()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("gb18030", "replace")  # as a Chinese Excel saves it; rules and answers are the same
+    delimiter = next((one for one in ";\t" if text.startswith(f"rule{one}")), ",")
+    for row in csv.DictReader(io.StringIO(text), delimiter=delimiter):
+        if "rule" not in row or "right" not in row:
+            raise DataError(f"{path} is no precision.csv: it lacks the columns rule and right")
+        answer = (row["right"] or "").strip().lower()
         if answer[:1] in ("y", "n", "1", "0", "是", "否", "对", "错"):
             judged[row["rule"]] += 1
             right[row["rule"]] += answer[:1] in ("y", "1", "是", "对")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from hanlin.curation.shards import Row
 from hanlin.data.alpaca import question_of
 from hanlin.data.messages import BadRow, check_characters
-from hanlin.data.rows import FEEDBACK_HINT, OPENAI, is_feedback, is_pair, read_row
+from hanlin.data.rows import OPENAI, is_feedback, is_pair, read_row
 from hanlin.data.transcripts import is_transcript, with_turns
 
 Kind = Literal["pair", "conversation", "document"]
@@ -67,7 +67,7 @@ def _of_one_answer(row: dict[str, Any]) -> tuple[Kind, list[Slot]]:
         if isinstance(row.get(column), str):
             return "document", [("document", row[column])]
     if is_feedback(row):
-        raise BadRow("answers with opinions, not a pair", FEEDBACK_HINT)
+        raise BadRow("answers with opinions; hanlin data pairs makes pairs of them")
     raise BadRow("no pair, conversation or document", f"the columns are {', '.join(map(str, row))[:120]}")
 
 
