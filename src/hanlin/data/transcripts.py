@@ -18,8 +18,7 @@ _EXTRA = re.compile(r"(?:\A|\n)<extra_id_1>(User|Assistant)\n")
 
 def is_transcript(text: str) -> bool:
     """Whether it begins as Anthropic's do and holds an answer."""
-    headers = [match[1] for match in _HUMAN.finditer(text)]
-    return text.lstrip().startswith("Human:") and "Assistant" in headers
+    return text[:9].lstrip().startswith("Human:") and any(match[1] == "Assistant" for match in _HUMAN.finditer(text))
 
 
 def transcript_turns(text: str) -> tuple[Message, ...]:
@@ -31,7 +30,7 @@ def prompt_turns(text: str) -> tuple[Message, ...]:
     """A prompt that is one text: its turns where it is a transcript that waits for an answer, else itself."""
     if is_transcript(text) and text.rstrip().endswith("\n\nAssistant:"):
         return transcript_turns(text)[:-1]
-    if _EXTRA.search(text):
+    if "<extra_id_1>" in text and _EXTRA.search(text):
         return tuple(Message(role, body.strip()) for _, role, body in _pieces(text, _EXTRA))
     return (Message("user", text),)
 
