@@ -127,7 +127,8 @@ def test_a_line_number_is_not_a_picture(command, tmp_path: Path):
     [
         ("missing.jsonl", ("missing.jsonl does not exist",)),
         ("nowhere/pairs.jsonl", ("there is no folder",)),
-        ("pairs.csv", ("expected one of .json",)),
+        ("pairs.csv", ("holds no rows",)),
+        ("pairs.xlsx", ("expected one of .json", "save the table as CSV")),
         ("folder", ("holds no data",)),
         ("pairs.parquet", ("not a Parquet file",)),
     ],
@@ -135,6 +136,7 @@ def test_a_line_number_is_not_a_picture(command, tmp_path: Path):
 def test_data_that_is_not_there(command, tmp_path: Path, name: str, said: tuple[str, ...]):
     (tmp_path / "folder").mkdir()
     (tmp_path / "pairs.csv").write_text("a,b\n")
+    (tmp_path / "pairs.xlsx").write_text("a,b\n")
     (tmp_path / "pairs.parquet").write_bytes(b"PAR1 and then nothing")
     recipe = write_recipe(tmp_path, data={"train": [str(tmp_path / name)]})
     assert_refused(command("train", recipe), *said)

@@ -49,9 +49,15 @@ def test_convert(command, pairs, tmp_path):
     answer = command("data", "convert", pairs, "--to", "chatml", "-o", tmp_path / "made.jsonl")
     assert answer.status == 2
     assert "sharegpt" in answer.err
-    answer = command("data", "convert", pairs, "--to", "alpaca", "-o", tmp_path / "made.jsonl")
+    for name in ("made.jsonl.gz", "made.jsonl.zst"):
+        answer = command("data", "convert", pairs, "--to", "alpaca", "-o", tmp_path / name)
+        assert answer.status == 0, answer.err
+        answer = command("data", "convert", tmp_path / name, "--to", "openai", "-o", tmp_path / f"openai-{name}")
+        assert "20 written" in answer.out, answer.err
+    (tmp_path / "asked.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}')
+    answer = command("data", "convert", tmp_path / "asked.jsonl", "--to", "trl", "-o", tmp_path / "more.jsonl")
     assert answer.status == 2
-    assert "not for preference pairs" in answer.err
+    assert "does not end with an assistant turn" in answer.err
 
 
 def test_split(command, pairs, tmp_path):

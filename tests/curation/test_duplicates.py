@@ -158,3 +158,44 @@ def test_a_benchmark_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None
     for name, said in (("gbk.csv", "is not UTF-8"), ("empty.csv", "holds no items")):
         with pytest.raises(DataError, match=f"{name} {said}"):
             read_benchmarks((str(tmp_path / name),))
+
+
+LONG = "小明有二十三个苹果，他给了小红七个，请问他现在还有多少个苹果？"
+OTHER = "下列关于细胞膜结构与功能的叙述中，正确的\n一项是哪一个选项呢？"
+WHY = "先减去七个，再看剩下多少。" * 9
+TABLES = {
+    "ceval.csv": f'id,question,A,B,answer,explanation\n0,"{LONG}",十六个,七个,A,{WHY}\n1,"{OTHER}",a,b,A,\n',
+    "cmmlu.csv": f',Question,A,B,C,D,Answer\n0,{LONG},a,b,c,d,A\n1,"{OTHER}",a,b,c,d,B\n',
+    "mmlu.csv": f'{LONG},{"甲乙丙丁" * 20},b,c,d,A\n"{OTHER}",a,b,c,d,B\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_questions_of_a_table_are_its_items(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
+    benchmarks = read_benchmarks((str(tmp_path / name),))
+    for number, text in enumerate((LONG, OTHER), start=1):
+        assert find_contamination([Text(text)], benchmarks, coverage=1.0) == [Hit(f"{name}:{number}", 1.0)]
+    assert not find_contamination([Text(WHY)], benchmarks, coverage=0.1)
+
+
+def test_messages_and_turns_of_a_benchmark_are_items_too(tmp_path: Path) -> None:
+    rows = [{"question_id": 1, "turns": [LONG, "再算一遍。"]}, {"Prompt": [{"role": "user", "content": OTHER}]}]
+    file = tmp_path / "bench.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    benchmarks = read_benchmarks((str(file),))
+    found = [find_contamination([Text(text)], benchmarks, coverage=0.8) for text in (LONG, OTHER)]
+    assert [[hit.item for hit in hits] for hits in found] == [["bench.jsonl:1"], ["bench.jsonl:2"]]
+
+
+def test_a_short_item_of_two_benchmarks_is_found_in_both_and_too_short_ones_are_counted(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("中国的首都是哪里？\n1+1=\n", encoding="utf-8")
+    benchmarks = read_benchmarks((str(tmp_path / "a.txt"), str(tmp_path / "b.txt")))
+    hits = find_contamination([Text("请问：\n中国的首都是哪里")], benchmarks, coverage=0.5)
+    assert {hit.item for hit in hits} == {"a.txt:1", "b.txt:1"}
+    reports = report_contamination(benchmarks, [("x:1", hit) for hit in hits])
+    assert [(one.name, one.items, one.too_short, one.hit) for one in reports] == [
+        ("a.txt", 1, 1, 1),
+        ("b.txt", 1, 1, 1),
+    ]

@@ -8,11 +8,11 @@ import pytest
 
 from hanlin.curation.explain import explain
 from hanlin.curation.policy import curate_row
-from hanlin.curation.recipe import CurationSection
+from hanlin.curation.recipe import CurationSection, DecontaminationSection
 from hanlin.curation.rows import read_slots, without_system
 from hanlin.curation.rule import KEEP, objection
 from hanlin.curation.shards import parse_row, read_rows, source_names
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 
 CALL = {
     "id": "call_13812345678",
@@ -140,3 +140,62 @@ def test_utf16_without_its_mark_is_no_row_and_bytes_of_a_table_are_text(tmp_path
     rows = [row.value for row in read_rows([tmp_path / "rows.parquet"])]
     assert rows[0] == {"prompt": "问", "picture": "data:application/octet-stream;base64,iVBORw==", "score": None}
     assert rows[1] == {"prompt": "q", "picture": None, "score": 1.5}
+
+
+PHONE, MASK = "我的手机是13812345678，请记住它。", "我的手机是[手机号]，请记住它。"
+ALSO, ALSO_MASKED = "请把号码13812345678再说一遍吧。", "请把号码[手机号]再说一遍吧。"
+GOOD, BAD_ONE = "好的，我已经记住了您的手机号码。", "好的，您的手机号码是13812345678。"
+BAD_MASKED = "好的，您的手机号码是[手机号]。"
+
+
+def foreign(first: str, second: str, rejected: str) -> list[dict]:
+    """One pair in every form that is not our own."""
+    rounds = [("user", first), ("assistant", "请讲。"), ("user", second)]
+    transcript = f"\n\nHuman: {first}\n\nAssistant: 请讲。\n\nHuman: {second}\n\nAssistant: "
+    return [
+        {"instruction": second, "input": "", "history": [[first, "请讲。"]], "chosen": GOOD, "rejected": rejected},
+        {"instruction": "照做：\n两行。", "input": second, "chosen": GOOD, "rejected": rejected},
+        {
+            "input": {"messages": [{"role": role, "content": text} for role, text in rounds], "tools": []},
+            "preferred_output": [{"role": "assistant", "content": GOOD}],
+            "non_preferred_output": [{"role": "assistant", "content": rejected}],
+        },
+        {"chosen": transcript + GOOD, "rejected": transcript + rejected},
+        {"prompt": transcript, "chosen": f" {GOOD}", "rejected": f" {rejected}"},
+    ]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_a_pair_of_any_form_keeps_its_form_when_it_is_masked(index: int) -> None:
+    row, masked = (foreign(*texts)[index] for texts in ((PHONE, ALSO, BAD_ONE), (MASK, ALSO_MASKED, BAD_MASKED)))
+    config = CurationSection()
+    outcome = curate_row(row, "x:1", config)
+    assert outcome.kind == "pair"
+    assert outcome.row == masked
+    assert not curate_row(outcome.row, "x:1", config).changed
+
+
+def test_answers_with_opinions_are_no_pairs() -> None:
+    with pytest.raises(BadRow, match="hanlin data pairs"):
+        read_slots({"prompt": "a", "response": "b", "helpfulness": 4}, "x:1")
+
+
+def test_a_developers_text_is_a_systems() -> None:
+    turns = [
+        {"role": role, "content": text} for role, text in (("developer", "规则"), ("user", "问"), ("assistant", "答"))
+    ]
+    kind, slots, _ = read_slots({"messages": turns}, "x:1")
+    assert without_system({"messages": turns}, kind, slots) == [("user", "问"), ("assistant", "答")]
+
+
+def test_explaining_tells_of_the_pair_and_of_benchmarks(tmp_path: Path) -> None:
+    asked = "小明有二十三个苹果，他给了小红七个，请问他现在还有多少个苹果？"
+    (tmp_path / "bench.txt").write_text(asked, encoding="utf-8")
+    row = {"prompt": asked, "chosen": "答案是十六个苹果，算法很简单。", "rejected": "答案是：十六个苹果——算法很简单！"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    section = DecontaminationSection(files=(str(tmp_path / "bench.txt"),))
+    lines = explain(f"{tmp_path / 'pairs.jsonl'}:1", decontamination=section)
+    told = {(line.side, line.rule): line.reason for line in lines if not line.keep}
+    assert told["pair", "pair_equal"] == "equal answers"
+    assert told["row", "contaminated"] == "bench.txt:1, 100% of it"
+    assert ("pair", "pair_gap") in {(line.side, line.rule) for line in lines if line.keep}

@@ -1,5 +1,7 @@
 """A whole run: the same rows whatever the workers, ranks, chunks and kills; nothing lost, everything named."""
 
+import csv
+import io
 import json
 import logging
 import os
@@ -219,6 +221,16 @@ def test_a_filled_in_sheet_is_summarised(data: Path, tmp_path: Path) -> None:
     lines = sheet.read_text(encoding="utf-8-sig").splitlines()
     sheet.write_text("\n".join([lines[0], *(line + "y" for line in lines[1:])]), encoding="utf-8")
     assert all(right == judged > 0 for _, right, judged in summarise_sheet(sheet))
+    told = sheet.read_text(encoding="utf-8-sig")
+    rows = list(csv.reader(io.StringIO(told)))
+    again = io.StringIO()
+    csv.writer(again, delimiter=";").writerows(rows)
+    for text, encoding in ((told, "gb18030"), (again.getvalue(), "utf-8")):  # as Excel may save it
+        (tmp_path / "sheet.csv").write_text(text, encoding=encoding)
+        assert summarise_sheet(tmp_path / "sheet.csv") == summarise_sheet(sheet)
+    (tmp_path / "sheet.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="lacks the columns rule and right"):
+        summarise_sheet(tmp_path / "sheet.csv")
 
 
 def test_a_rule_that_fails_is_no_bad_row(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

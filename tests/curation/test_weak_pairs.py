@@ -9,7 +9,8 @@ import pytest
 from hanlin.curation.feedback import read_feedback
 from hanlin.curation.shards import find_shards
 from hanlin.curation.weak_pairs import Paired, PairRule, pair_files
-from hanlin.data.rows import BadRow, read_row
+from hanlin.data.messages import BadRow
+from hanlin.data.rows import read_row
 from hanlin.errors import ConfigError, DataError
 
 
@@ -50,6 +51,14 @@ FORMS = {
     "votes for each": {"prompt": "问", "answers": ["乙", "甲", "丙"], "votes": [3, 9, 0]},
     "ranks": {"prompt": "问", "answers": ["乙", "甲", "丙"], "ranks": [2, 1, 3]},
     "a ranked list": {"prompt": "问", "ranking": ["甲", {"text": "乙"}, "丙"]},
+    "SHP": {"history": "问", "human_ref_A": "丙", "human_ref_B": "甲", "labels": 0, "score_A": 3, "score_B": 41},
+    "HelpSteer2's preferences": {"prompt": "问", "response_1": "甲", "response_2": "丙", "preference_strength": -2},
+    "HelpSteer3": {
+        "context": [{"role": "user", "content": "问"}],
+        "response1": "丙",
+        "response2": "甲",
+        "overall_preference": 1,
+    },
     "thumbs beside": {"prompt": "问", "answers": ["甲", "丙"], "thumbs": ["👍", "踩"]},
 }
 
@@ -153,3 +162,50 @@ def test_kto_in_llama_factorys_forms() -> None:
         assert (opinion.answer, opinion.scale, opinion.total) == ("甲", "thumbs", 1.0)
     with pytest.raises(BadRow, match="does not end with a user turn"):
         read_feedback({"conversations": turns, "answer": "乙", "kto_tag": True})
+
+
+def test_helpsteers_ratings_of_one_answer_a_row_make_pairs(tmp_path: Path) -> None:
+    asked = "问\n<extra_id_1>Assistant\n答\n<extra_id_1>User\n再问"
+    ratings = {"correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 1}
+    rows = [{"prompt": asked, "response": text, "helpfulness": n, **ratings} for text, n in (("丙", 1), ("甲", 4))]
+    found, done = pairs_of(tmp_path, rows, margin=3)
+    assert found == [BEST]
+    assert done.prompts == 1
+    made = json.loads((tmp_path / "pairs.jsonl").read_text(encoding="utf-8"))
+    assert [turn["content"] for turn in made["prompt"]] == ["问", "答", "再问"]
+    assert [turn["role"] for turn in made["prompt"]] == ["user", "assistant", "user"]
+
+
+def test_a_preference_is_as_wide_as_it_is_strong_and_none_is_a_tie(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"问{strength}", "response_1": "甲", "response_2": "丙", "preference_strength": strength}
+        for strength in (-3, 0, 2, 1)
+    ]
+    found, done = pairs_of(tmp_path, rows, margin=2)
+    assert found == [BEST, BEST[::-1]]
+    assert done.left_out.counts == {"a pair: a tie": 1, "a pair: closer than the margin": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            {"history": "问", "human_ref_A": "甲", "human_ref_B": "乙", "score_A": 3},
+            "nothing says how good an answer is",
+        ),
+        ({"prompt": "问", "response_1": "甲", "response_2": "乙"}, "nothing says how good an answer is"),
+        ({"prompt": "问", "response_1": "甲", "response_2": "乙", "preference_strength": "?"}, "is not a number"),
+        ({"prompt": "问", "response_1": "甲", "response_2": ["乙", "丙"], "preference_strength": 1}, "is not text"),
+    ],
+)
+def test_what_two_answers_lack_is_named(row: Any, reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        read_feedback(row)
+
+
+def test_preferences_among_other_answers_are_not_averaged(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "问", "response_1": "甲", "response_2": other, "preference_strength": -1} for other in ("乙", "丙")
+    ]
+    _, done = pairs_of(tmp_path, rows)
+    assert done.left_out.counts == {"two rankings of different answers": 1}

@@ -8,8 +8,8 @@ import polars
 import pytest
 
 from hanlin.data.conversations import CONVERSATIONS, read_conversation
+from hanlin.data.messages import BadRow
 from hanlin.data.prepare import DataConfig, prepare_conversations
-from hanlin.data.rows import BadRow
 from hanlin.data.sources import read_files
 from hanlin.errors import ConfigError, DataError
 from hanlin.text.chat import FORMATS

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from hanlin.data.rows import BadRow, read_row
+from hanlin.data.messages import BadRow
+from hanlin.data.rows import read_row
 from hanlin.types import Message, Preference
 
 SYSTEM, ASK, SAID, AGAIN = "你是助手。", "你好？", "在的。", "再见 {🙂}\n`x`"
@@ -32,6 +33,7 @@ CHOSEN, REJECTED = ("assistant", "好的。"), ("assistant", "OK.")
 TEXTS = {"chosen": "好的。", "rejected": "OK."}
 LISTS = {"chosen": roles([CHOSEN]), "rejected": roles([REJECTED])}
 WHOLES = {"chosen": roles([*WHOLE, CHOSEN]), "rejected": roles([*WHOLE, REJECTED])}
+TRANSCRIPT = f"\n\nHuman: {ASK}\n\nAssistant: {SAID}\n\nHuman: {AGAIN}\n\nAssistant: "
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,17 @@ WHOLES = {"chosen": roles([*WHOLE, CHOSEN]), "rejected": roles([*WHOLE, REJECTED
         {"prompt": ASK, "system": SYSTEM, **{side: turns[1:] for side, turns in WHOLES.items()}},
         {"system": SYSTEM, "conversations": share(WHOLE), **TEXTS},
         {"conversations": share(WHOLE), **TEXTS, "score": 3.5, "source": {"a": [1]}},
+        {"instruction": AGAIN, "input": "", "history": [[ASK, SAID]], "system": SYSTEM, **TEXTS},
+        {"instruction": AGAIN.split("\n")[0], "input": AGAIN.split("\n")[1], "history": [[ASK, SAID]], **TEXTS}
+        | {"system": SYSTEM, "prompt": None},
+        {"prompt": [{"role": "developer", "content": SYSTEM}, *roles(WHOLE[1:])], **TEXTS},
+        {
+            "input": {"messages": roles(WHOLE), "tools": [], "parallel_tool_calls": True},
+            "preferred_output": roles([CHOSEN]),
+            "non_preferred_output": roles([REJECTED]),
+        },
+        {side: TRANSCRIPT + text for side, text in TEXTS.items()} | {"system": SYSTEM},
+        {**TEXTS, "prompt": TRANSCRIPT, "system": SYSTEM},
     ],
 )
 def test_every_form_is_the_same_pair(row):
@@ -83,6 +96,13 @@ def messages(*turns):
     return {**GOOD, "prompt": roles(turns)}
 
 
+HH = "\n\nHuman: a\n\nAssistant:"
+ALPACA = {"instruction": "a", "chosen": "b", "rejected": "c"}
+OPENAI = {
+    "input": {"messages": [{"role": "user", "content": "a"}]},
+    "preferred_output": [{"role": "assistant", "content": "b"}],
+    "non_preferred_output": [{"role": "assistant", "content": "c"}],
+}
 DIFFERENT = "chosen and rejected have different prompts"
 BAD = [
     ([], "the row is not an object", "expected prompt, chosen and rejected"),
@@ -105,7 +125,18 @@ BAD = [
     ({**GOOD, "chosen": {"role": "assistant", "content": None}}, "a message has no text", "chosen[0]"),
     ({**GOOD, "prompt": None}, "the prompt is missing", "expected prompt"),
     ({"question": "a", "chosen": "b", "rejected": "c"}, "the prompt is missing", "rename the column 'question'"),
-    ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"}, "the prompt is missing", "transcript"),
+    ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "x"}, DIFFERENT, "1 messages before the chosen"),
+    ({"chosen": HH + " b\n\nHuman: c", "rejected": HH + " x"}, "chosen does not end with an assistant turn", "user's"),
+    ({"chosen": HH, "rejected": HH + " x"}, "chosen is empty", "needs text"),
+    ({"chosen": HH + HH + " b", "rejected": HH + HH + " x"}, "a message is empty", "assistant turn 2"),
+    ({**ALPACA, "input": 3}, "input is not text", "3"),
+    ({**ALPACA, "history": "earlier"}, "history is not rounds", '"earlier"'),
+    ({**OPENAI, "preferred_output": None}, "preferred_output is not one message", "null"),
+    ({**OPENAI, "non_preferred_output": []}, "non_preferred_output is not one message", "[]"),
+    ({**OPENAI, "input": "a"}, "the prompt is missing", '"a"'),
+    ({**OPENAI, "input": {"messages": [{"role": "user", "content": "a"}], "tools": [1]}}, "tools", "column 'tools'"),
+    ({"history": "a", "human_ref_A": "b", "labels": 1}, "chosen and rejected are missing", "hanlin data pairs"),
+    ({"prompt": "a", "response": "b", "helpfulness": 4}, "chosen and rejected are missing", "hanlin data pairs"),
     ({**GOOD, "prompt": ""}, "the prompt is empty", "user turn 1"),
     ({**GOOD, "prompt": []}, "the prompt is empty", "at least one user turn"),
     (messages(("system", "a")), "the prompt is empty", "at least one user turn"),
@@ -113,7 +144,7 @@ BAD = [
     ({**GOOD, "prompt": ["a"]}, "a message is not an object", "prompt[0]"),
     ({**GOOD, "prompt": [{"role": 3, "content": "a"}]}, "a message has no role", "prompt[0]"),
     ({**GOOD, "prompt": [{"role": ["user"], "content": "a"}]}, "a message has no role", "prompt[0]"),
-    (messages(("User", "a")), "unknown role", "'User' in prompt[0]; known are system, human, user, gpt, assistant"),
+    (messages(("User", "a")), "unknown role", "'User' in prompt[0]; known are system, developer, human, user, gpt, a"),
     (messages(("user", "a"), ("tool", "b")), "tools", "'tool' turn"),
     (messages(("user", "a"), ("assistant", "b")), "the prompt does not end with a user turn", "assistant's"),
     (messages(("assistant", "b"), ("user", "a")), "turns do not alternate", "turn 1 is the assistant's"),
@@ -203,3 +234,9 @@ def test_any_json_is_a_pair_or_a_bad_row():
         assert all(message.content.strip() for message in pair.prompt)
         assert pair.id
     assert min(outcomes.values()) > 200
+
+
+def test_an_answer_that_quotes_a_dialogue_is_an_answer():
+    quoted = "Human: Hi!\n\nAssistant: Hello!"
+    pair = read_row({"prompt": "Write a dialogue.\n\nAssistant: like this", "chosen": quoted, "rejected": "no"}, "x:1")
+    assert (len(pair.prompt), pair.chosen) == (1, quoted)

@@ -207,13 +207,15 @@ def test_text_in_another_encoding(tmp_path):
 
 def test_wrong_and_missing_files(tmp_path):
     write_array(tmp_path / "pairs.json", [row()])
-    (tmp_path / "pairs.csv").write_text("a,b")
+    (tmp_path / "pairs.xlsx").write_text("a,b")
     (tmp_path / "empty").mkdir()
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "README.md").touch()
     assert "near it: pairs.json" in refusal(tmp_path / "pair.json")
     assert "there is no folder" in refusal(tmp_path / "nowhere" / "pairs.json")
-    assert "suffix '.csv'; expected one of .json, .jsonl, .ndjson, .parquet; convert" in refusal(tmp_path / "pairs.csv")
+    said = refusal(tmp_path / "pairs.xlsx")
+    assert "suffix '.xlsx'; expected one of .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or the texts packed" in said
+    assert "save the table as CSV" in said
     assert "found nothing" in refusal(tmp_path / "empty")
     assert "found README.md" in refusal(tmp_path / "docs")
     assert "no data was given" in refusal()
@@ -356,4 +358,4 @@ def test_real_data_of_other_kinds_says_what_it_is(shared_data):
     assert "this is SFT data" in refusal(shared_data / "alpaca_zh_500.json")
     assert "tools" in refusal(shared_data / "toolcall_en_100.json")
     assert "chosen and rejected are missing" in refusal(shared_data / "c4_demo.jsonl")
-    assert ".csv" in refusal(shared_data / "cold_dev.csv")
+    assert "chosen and rejected are missing" in refusal(shared_data / "cold_dev.csv")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hanlin.data.conversations import read_conversation
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.text.chat import FORMATS, ChatFormat
 from hanlin.text.encode import encode_conversation, encode_prompt
 from hanlin.text.tokenizer import Tokenizer

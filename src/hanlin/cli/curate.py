@@ -134,7 +134,13 @@ def _explain(place: str, recipe: "CurationRecipe | None") -> None:
     if recipe is None:
         lines = explain(place)
     else:
-        lines = explain(place, recipe.curation, guard=open_guard(recipe), guarded=recipe.guard.sides)
+        lines = explain(
+            place,
+            recipe.curation,
+            decontamination=recipe.decontamination,
+            guard=open_guard(recipe),
+            guarded=recipe.guard.sides,
+        )
     for line in lines:
         verdict = "keep 保留" if line.keep else f"OBJECTS 命中: {line.reason} {line.found}"
         out.print(f"{line.side:10} {line.rule:12} {verdict}", highlight=False, markup=False, soft_wrap=True)

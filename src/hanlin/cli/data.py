@@ -23,7 +23,7 @@ data = typer.Typer(
     help="Look into data, sample, convert and split it, make pairs of feedback. 数据工具", no_args_is_help=True
 )
 Files = Annotated[
-    list[str], typer.Argument(help="Files and folders: .jsonl .json .parquet .jsonl.zst. 数据文件或文件夹")
+    list[str], typer.Argument(help="Files and folders: .jsonl .json .csv .parquet .gz .zst. 数据文件或文件夹")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else. 输出 JSON")]
 Seed = Annotated[int, typer.Option(help="Another seed draws other rows. 随机种子")]
@@ -82,7 +82,7 @@ def _show_sides(found: "Survey") -> None:
     from hanlin.curation.survey import lengths
 
     table = Table(caption="lengths in Han characters and Latin words 长度按汉字与单词计", caption_justify="left")
-    table.add_column("side 部分")
+    table.add_column("side 部分", no_wrap=True)
     for heading in ("texts 文本", "characters 字符", "mean 平均", "median 中位", "95%", "max 最长"):
         table.add_column(heading, justify="right")
     table.add_column("languages 语言")
@@ -116,7 +116,7 @@ def sample(
 
 def _show_row(row: "Row") -> None:
     from hanlin.curation.rows import slots_of
-    from hanlin.data.rows import BadRow
+    from hanlin.data.messages import BadRow
 
     try:
         kind, slots, label = slots_of(row)
@@ -132,9 +132,9 @@ def _show_row(row: "Row") -> None:
 @data.command()
 def convert(
     files: Files,
-    output: Annotated[Path, typer.Option("-o", "--output", help=".jsonl .jsonl.zst .json .parquet. 输出文件")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".jsonl(.gz .zst) .json .parquet. 输出文件")],
     to: Annotated[
-        str, typer.Option(help="hanlin trl trl-plain sharegpt (pairs); hanlin openai sharegpt alpaca (conversations).")
+        str, typer.Option(help="hanlin openai sharegpt alpaca; pairs alone: trl trl-plain. 目标格式")
     ] = "hanlin",
 ) -> None:
     """Write pairs or conversations in another form; nothing is lost silently. 转换格式。"""
@@ -173,7 +173,7 @@ def split(
 @data.command()
 def pairs(
     files: Files,
-    output: Annotated[Path, typer.Option("-o", "--output", help=".jsonl .jsonl.zst .json .parquet. 输出文件")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".jsonl(.gz .zst) .json .parquet. 输出文件")],
     margin: Annotated[float, typer.Option(help="Least difference between two answers. 最小差距")] = 0.0,
     min_votes: Annotated[int, typer.Option(help="Votes that an answer needs. 最少票数")] = 1,
     ties: Annotated[str, typer.Option(help="Equal answers: drop, or prefer the shorter or longer. 平局处理")] = "drop",

@@ -9,7 +9,7 @@ from pathlib import Path
 from hanlin.curation.rows import value_of_row
 from hanlin.curation.shards import Row, check_writable, line_of, read_rows, write_file, write_rows
 from hanlin.data.forms import Form, convert_row
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.errors import DataError
 
 

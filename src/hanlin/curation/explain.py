@@ -3,19 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanlin.curation.contamination import find_contamination, read_benchmarks
 from hanlin.curation.guarding import questions
 from hanlin.curation.guards import Guard
 from hanlin.curation.identity import check_claims, own_names
 from hanlin.curation.lexicon import check_words
 from hanlin.curation.personal import check_spans
-from hanlin.curation.policy import SIDE_RULES
-from hanlin.curation.recipe import CurationSection
+from hanlin.curation.policy import SIDE_RULES, curate_row
+from hanlin.curation.recipe import CurationSection, DecontaminationSection, PairPolicy
 from hanlin.curation.rows import Slot, slots_of
 from hanlin.curation.rule import Around, Text, Verdict
 from hanlin.curation.shards import Row, Trouble, find_shards, parse_row, read_chunks
 from hanlin.curation.surroundings import with_surroundings
 from hanlin.curation.toxicity import judge_toxicity
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.errors import DataError
 
 
@@ -31,16 +32,27 @@ class Line:
 
 
 def explain(
-    place: str, config: CurationSection | None = None, *, guard: Guard | None = None, guarded: tuple[str, ...] = ()
+    place: str,
+    config: CurationSection | None = None,
+    *,
+    decontamination: DecontaminationSection | None = None,
+    guard: Guard | None = None,
+    guarded: tuple[str, ...] = (),
 ) -> list[Line]:
-    """The verdicts on row "FILE:NUMBER" (from 1), with the names and words of `config`, and the guard's of the sides
-    `guarded`. Raises DataError where there is no such row.
+    """The verdicts on row "FILE:NUMBER" (from 1), with the names and words of `config`, the benchmark items that it
+    holds, and the guard's verdicts on the sides `guarded`. Raises DataError where there is no such row.
     """
     try:
-        _, slots, _ = slots_of(_row_at(place))
+        row = _row_at(place)
+        kind, slots, _ = slots_of(row)
     except BadRow as bad:
         raise DataError(f"{place}: {bad.reason}") from None
-    lines = _verdicts(slots, config or CurationSection())
+    config = config or CurationSection()
+    lines = _verdicts(slots, config)
+    if kind == "pair":
+        lines += _of_pair(row, config)
+    if decontamination is not None and decontamination.files:
+        lines += _of_benchmarks(slots, decontamination)
     if guard is not None:
         for side, prompt, answer in questions(slots, guarded):
             lines.append(_line(side, "guard", prompt if answer is None else answer, guard(prompt, answer)))
@@ -58,6 +70,22 @@ def _row_at(place: str) -> Row:
                 raise DataError(f"{place}: {raw.reason}")
             return parse_row(str(Path(name)), int(number), raw)
     raise DataError(f"{name} has no row {number}")
+
+
+def _of_pair(row: Row, config: CurationSection) -> list[Line]:
+    """What the rules about two answers say, whatever the recipe would do."""
+    told = config.model_copy(update={"pair": PairPolicy(equal="flag", gap="flag", both="flag", worse="flag")})
+    reasons = {one.rule: one.reason for one in curate_row(row.value, row.place, told).decisions if one.side == "pair"}
+    rules = [f"pair_{name}" for name in PairPolicy.model_fields]
+    return [Line("pair", rule, rule not in reasons, reasons.get(rule, ""), "") for rule in rules]
+
+
+def _of_benchmarks(slots: list[Slot], section: DecontaminationSection) -> list[Line]:
+    """A line for each item that the row holds, or one that it holds none."""
+    benchmarks = read_benchmarks(section.files)
+    hits = find_contamination([Text(raw) for _, raw in slots], benchmarks, coverage=section.coverage)
+    found = [Line("row", "contaminated", False, f"{hit.item}, {hit.coverage:.0%} of it", "") for hit in hits]
+    return found or [Line("row", "contaminated", True, "", "")]
 
 
 def _verdicts(slots: list[Slot], config: CurationSection) -> list[Line]:

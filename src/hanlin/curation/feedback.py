@@ -2,13 +2,16 @@
 
     several answers   prompt, answers: [text or {text, score, votes}], scores or ratings or ranks beside them
     ranked            prompt, ranking: [best, …, worst]
+    SHP               history, human_ref_A and human_ref_B, score_A and score_B
+    HelpSteer2 and 3  prompt or context, response_1 and response_2, preference_strength or overall_preference
     one answer        prompt, answer, score (or ratings, label, thumbs, upvotes and downvotes); the answer may be the
                       last turn of messages
 
-What people call these columns is listed below; UltraFeedback, KTO and arena votes are of these forms. An opinion has a
-value, the higher the better, and a number of votes: of scores the mean and how many there are; of counts and thumbs the
-share of up votes, one of each kind added (Laplace), so that 9 of 10 outweighs 1 of 1; of ranks the place, below zero.
-Where each of several answers has nothing but votes, those for the others are votes against it.
+What people call these columns is listed below; UltraFeedback, KTO, HelpSteer and arena votes are of these forms. An
+opinion has a value, the higher the better, and a number of votes: of scores the mean and how many there are; of counts
+and thumbs the share of up votes, one of each kind added (Laplace), so that 9 of 10 outweighs 1 of 1; of ranks the
+place, below zero; of a preference between two answers (-3 to 3, above zero for the second) half of it, for one and
+against the other. Where each of several answers has nothing but votes, those for the others are votes against it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +19,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hanlin.config import shown
-from hanlin.data.rows import BadRow, check_characters, checked_turns, messages_of, with_system_column
+from hanlin.data.alpaca import turns_of
+from hanlin.data.messages import BadRow, check_characters, checked_turns, messages_of, with_system_column
+from hanlin.data.transcripts import prompt_turns
 from hanlin.types import Message
 
-Scale = Literal["score", "thumbs", "rank"]
+Scale = Literal["score", "thumbs", "rank", "preference"]
 _CONVERSATIONS = ("messages", "conversations")
-_PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "history")
+_PROMPTS = ("prompt", "messages", "conversations", "instruction", "question", "query", "context", "history")
 _SEVERAL = ("answers", "responses", "completions", "candidates", "outputs", "generations")
 _RANKED = ("ranking", "ranked")
 _ONE = ("answer", "response", "completion", "output")
 _TEXTS = ("text", "content", *_ONE, "value")
-_SCORES = ("score", "rating", "overall_score", "reward")
+_SCORES = ("score", "rating", "overall_score", "reward", "helpfulness")
 _MANY_SCORES = ("scores", "ratings")
 _RANKS = ("rank", "ranks")
 _THUMBS = ("label", "thumbs", "thumb", "feedback", "liked", "vote", "kto_tag")
 _COUNTS = (("upvotes", "downvotes"), ("likes", "dislikes"), ("thumbs_up", "thumbs_down"), ("up", "down"))
 _VOTES = ("votes", "num_votes", "num_ratings", "count")
+_TWO_ANSWERS = (("response_1", "response_2"), ("response1", "response2"), ("human_ref_A", "human_ref_B"))
+_PREFERENCES = ("preference_strength", "overall_preference")
 _MEASURES = (*_SCORES, *_MANY_SCORES, *_RANKS, *_THUMBS, *(name for pair in _COUNTS for name in pair))
 _BESIDE = (*_MEASURES, "labels", *_VOTES)
 _UP = {"up", "good", "like", "liked", "yes", "true", "+1", "1", "positive", "desirable", "👍", "赞", "好", "顶", "喜欢"}
@@ -65,6 +72,8 @@ def read_feedback(row: Any) -> tuple[tuple[Message, ...], list[Opinion]]:
     if (column := _first(columns, _RANKED)) is not None:
         answers = [_text(item, column) for item in _listed(columns[column], column)]
         found = [Opinion(answer, "rank", -float(place), 1) for place, answer in enumerate(answers, start=1)]
+    elif two := next((names for names in _TWO_ANSWERS if all(name in columns for name in names)), None):
+        found = _of_two([_text(columns[name], name) for name in two], columns)
     elif (column := _first(columns, _SEVERAL)) is not None:
         found = _several(columns, _listed(columns[column], column), column)
     elif (column := _first(columns, _ONE)) is not None:
@@ -75,6 +84,18 @@ def read_feedback(row: Any) -> tuple[tuple[Message, ...], list[Opinion]]:
     for opinion in found:
         check_characters(opinion.answer)
     return prompt, found
+
+
+def _of_two(answers: Sequence[str], columns: Mapping[str, Any]) -> list[Opinion]:
+    """A preference between two answers, or a score of each."""
+    if (name := _first(columns, _PREFERENCES)) is not None:
+        half = _number(columns[name], name) / 2
+        return [Opinion(answer, "preference", value, 1) for answer, value in zip(answers, (-half, half), strict=True)]
+    if "score_A" in columns and "score_B" in columns:
+        scores = [_number(columns[name], name) for name in ("score_A", "score_B")]
+        return [Opinion(answer, "score", score, 1) for answer, score in zip(answers, scores, strict=True)]
+    expected = ", ".join((*_PREFERENCES, "score_A and score_B"))
+    raise BadRow("nothing says how good an answer is", f"expected {expected}")
 
 
 def _with_answer_apart(columns: dict[str, Any]) -> dict[str, Any]:
@@ -104,12 +125,10 @@ def _prompt(columns: Mapping[str, Any]) -> tuple[Message, ...]:
     if column is None:
         raise BadRow("the prompt is missing", f"expected one of {', '.join(_PROMPTS)}")
     value = columns[column]
-    if isinstance(value, str):
-        more = columns.get("input", "") if column == "instruction" else ""
-        text = "\n".join(part for part in (value, more) if isinstance(part, str) and part.strip())
-        prompt: tuple[Message, ...] = (Message("user", text),)
+    if column == "instruction":
+        prompt = turns_of(columns)
     else:
-        prompt = messages_of(value, column)
+        prompt = prompt_turns(value) if isinstance(value, str) else messages_of(value, column)
     prompt = checked_turns(with_system_column(columns, prompt))
     for message in prompt:
         check_characters(message.content)

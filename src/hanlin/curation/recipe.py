@@ -156,7 +156,7 @@ class InputSection(Section):
     """The [input] section."""
 
     files: tuple[str, ...]
-    """Files and folders: .jsonl, .json, .parquet, .jsonl.zst; pairs, conversations and documents."""
+    """Files and folders: .jsonl, .json, .csv, .tsv (these packed too: .gz, .zst), .parquet; see docs/data.md."""
     largest_row: int = Field(default=16_000_000, gt=0)
     """Bytes; a longer row is set aside."""
 

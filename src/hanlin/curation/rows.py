@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from hanlin.curation.shards import Row
-from hanlin.data.rows import BadRow, check_characters, read_row
+from hanlin.data.alpaca import question_of
+from hanlin.data.messages import BadRow, check_characters
+from hanlin.data.rows import OPENAI, is_feedback, is_pair, read_row
+from hanlin.data.transcripts import is_transcript, with_turns
 
 Kind = Literal["pair", "conversation", "document"]
 Slot = tuple[str, str]  # side, text
@@ -27,7 +30,7 @@ def read_slots(row: Any, name: str) -> tuple[Kind, list[Slot], str]:
     if not isinstance(row, dict):
         raise BadRow("the row is not an object")
     label = row.get("id") if isinstance(row.get("id"), str | int) else name
-    if "chosen" in row or "rejected" in row:
+    if is_pair(row):
         pair = read_row(row, name)
         prompt = [("prompt", message.content) for message in pair.prompt]
         return "pair", [*prompt, ("chosen", pair.chosen), ("rejected", pair.rejected)], pair.id
@@ -63,6 +66,8 @@ def _of_one_answer(row: dict[str, Any]) -> tuple[Kind, list[Slot]]:
     for column in ("text", "content"):
         if isinstance(row.get(column), str):
             return "document", [("document", row[column])]
+    if is_feedback(row):
+        raise BadRow("answers with opinions; hanlin data pairs makes pairs of them")
     raise BadRow("no pair, conversation or document", f"the columns are {', '.join(map(str, row))[:120]}")
 
 
@@ -116,11 +121,25 @@ def edited(row: dict[str, Any], edits: dict[Slot, str]) -> dict[str, Any]:
     """The row with each (side, text) of `edits` exchanged."""
     changed = {}
     for column, value in row.items():
-        if column in ("chosen", "rejected"):
-            changed[column] = _answer(value, column, edits)
+        side = OPENAI.get(column, column)
+        if side in ("chosen", "rejected"):
+            changed[column] = _answer(value, side, edits)
         else:
             changed[column] = _exchanged(value, edits)
-    return changed
+    return changed | _question(row, edits)
+
+
+def _question(row: dict[str, Any], edits: dict[Slot, str]) -> dict[str, str]:
+    """Alpaca's columns of a pair, whose prompt is both: parted at the same line, or all of it in the first."""
+    if not is_pair(row) or not isinstance(row.get("instruction"), str) or not row.get("input"):
+        return {}
+    before = question_of(row)
+    after = edits.get(("prompt", before), before)
+    if after == before:
+        return {}
+    first = row["instruction"].count("\n") + 1 if after.count("\n") == before.count("\n") else len(after)
+    lines = after.split("\n")
+    return {"instruction": "\n".join(lines[:first]), "input": "\n".join(lines[first:])}
 
 
 def _answer(value: Any, side: str, edits: dict[Slot, str]) -> Any:
@@ -128,7 +147,9 @@ def _answer(value: Any, side: str, edits: dict[Slot, str]) -> Any:
         return [*(_exchanged(item, edits) for item in value[:-1]), _answer(value[-1], side, edits)]
     if isinstance(value, dict):
         return {key: _answer(inner, side, edits) for key, inner in value.items()}
-    return edits.get((side, value), value) if isinstance(value, str) else value
+    if not isinstance(value, str) or (side, value) in edits or not is_transcript(value):
+        return edits.get((side, value), value) if isinstance(value, str) else value
+    return with_turns(value, lambda text, is_last: _answer(text, side, edits) if is_last else _exchanged(text, edits))
 
 
 def _exchanged(value: Any, edits: dict[Slot, str]) -> Any:
@@ -141,6 +162,8 @@ def _exchanged(value: Any, edits: dict[Slot, str]) -> Any:
         for side in ("prompt", "user", "assistant", "tool", "document", "chosen"):
             if (side, value) in edits:
                 return edits[(side, value)]
+        if is_transcript(value):
+            return with_turns(value, lambda text, _: _exchanged(text, edits))
     return value
 
 
@@ -153,5 +176,7 @@ def without_system(row: dict[str, Any], kind: Kind, slots: list[Slot]) -> list[S
         return slots
     items = row.get("messages") if isinstance(row.get("messages"), list) else row.get("conversations")
     first = items[0] if isinstance(items, list) and items else None
-    is_system = isinstance(first, dict) and "system" in (first.get("role"), first.get("from"))
+    is_system = isinstance(first, dict) and not {"system", "developer"}.isdisjoint(
+        (first.get("role"), first.get("from"))
+    )
     return slots[is_system + _has_system_column(row) :]

@@ -181,15 +181,14 @@ def _write_output(
 
     for stale in output.glob(".*.partial"):  # of a run that was killed
         stale.unlink(missing_ok=True)
-    compress = recipe.output.compress
-    suffix = "jsonl.zst" if compress else "jsonl"
+    suffix = "jsonl.zst" if recipe.output.compress else "jsonl"
     rows = _kept(work, numbers, gone)
     for shard, first in enumerate(rows):
         batch = chain((first,), islice(rows, recipe.output.rows_per_file - 1))
-        write_file(output / f"rows-{shard:05d}.{suffix}", batch, compress=compress)
+        write_file(output / f"rows-{shard:05d}.{suffix}", batch)
     counts["written|all"] = sum(num_rows(work, number) for number in numbers) - len(gone)
     decisions = _decisions(work, numbers, dropped)
-    write_file(output / f"decisions.{suffix}", decisions, compress=compress)
+    write_file(output / f"decisions.{suffix}", decisions)
     if recipe.decontamination.files:
         write_file(output / "contamination.jsonl", _lines_of(work, numbers, "found.jsonl"))
     write_file(output / "set-aside.jsonl", _lines_of(work, numbers, "aside.jsonl"))

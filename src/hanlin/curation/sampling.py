@@ -17,7 +17,7 @@ from hanlin.curation.duplicates import Gathering, similar_groups
 from hanlin.curation.fingerprints import check_extras
 from hanlin.curation.rows import Slot, slots_of, without_system
 from hanlin.curation.shards import Row, check_writable, read_rows, write_rows
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.errors import ConfigError, DataError
 
 

@@ -18,10 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from hanlin.config import missing_file
+from hanlin.data.files import data_files
+from hanlin.data.messages import BadRow
+from hanlin.data.packed import bare_suffix, opened, packing
 from hanlin.data.sources import refuse_foreign
-from hanlin.errors import ConfigError, DataError
+from hanlin.data.tables import TABLES, read_table
+from hanlin.errors import DataError
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.zst", ".json.zst", ".ndjson.zst")
+WRITTEN = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".parquet")
 CHUNKS_IN_FILE = 1_000_000  # at most; a chunk's number is its file's, times this, and its own
 _BOM = b"\xef\xbb\xbf"
 
@@ -54,17 +58,9 @@ def find_shards(names: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
-        if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.name.endswith(SUFFIXES) and one.is_file())
-            if not inside:
-                raise DataError(f"{path} holds no data; expected {', '.join(SUFFIXES)}")
-            found += inside
-        elif not path.exists():
+        if not path.exists():
             raise DataError(missing_file(path))
-        elif not path.name.endswith(SUFFIXES):
-            raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
-        else:
-            found.append(path)
+        found += data_files(path)[0]
     return found
 
 
@@ -151,14 +147,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
+    suffix = bare_suffix(file)
     try:
-        if file.name.endswith(".parquet"):
+        if suffix == ".parquet":
             yield from _parquet(file)
             return
-        with _opened(file) as stream:
+        with opened(file) as stream:
+            refuse_foreign(file, stream.peek(64))
+            if suffix in TABLES:
+                yield from _table(file, stream, largest)
+                return
             head = stream.readline(65536)
-            refuse_foreign(file, head)
-            if file.name.endswith((".json", ".json.zst")) or head.removeprefix(_BOM).lstrip()[:1] == b"[":
+            if suffix == ".json" or head.removeprefix(_BOM).lstrip()[:1] == b"[":
                 yield from _array(file, (head + stream.read()).removeprefix(_BOM))
                 return
             yield from _lines(stream, head.removeprefix(_BOM), largest)
@@ -166,48 +166,17 @@ def _read(file: Path, largest: int) -> Iterator[bytes | Trouble]:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    if not file.name.endswith(".zst"):
-        with file.open("rb") as stream:
-            yield stream
-        return
-    zstandard = _zstandard()
-    with file.open("rb") as raw:
-        try:
-            with io.BufferedReader(_Frames(raw, file), 1 << 20) as stream:
-                yield stream
-        except zstandard.ZstdError as error:
-            raise DataError(f"{file} is damaged: {error}; was a copy cut off?") from None
+def _table(file: Path, stream: IO[bytes], largest: int) -> Iterator[bytes | Trouble]:
+    for row in read_table(file, stream):
+        if isinstance(row, BadRow):
+            yield Trouble(row.reason, 0)
+            continue
+        raw = _as_bytes(row)
+        yield raw if len(raw) <= largest else Trouble("the row is too large", len(raw))
 
 
-class _Frames(io.RawIOBase):
-    """What a file of zstd frames holds. The library's own reader takes a file that was cut off for a short one."""
-
-    def __init__(self, raw: IO[bytes], file: Path) -> None:
-        super().__init__()
-        self._raw, self._file, self._start = raw, file, _zstandard().ZstdDecompressor().decompressobj
-        self._frame: Any = None
-        self._ready = self._packed = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            packed = self._packed or self._raw.read(1 << 15)
-            self._packed = b""
-            if not packed:
-                if self._frame is not None:
-                    raise DataError(f"{self._file} is damaged: it ends in the middle of a frame; was a copy cut off?")
-                return 0
-            self._frame = self._frame or self._start()
-            self._ready = self._frame.decompress(packed)
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data, None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
+def _as_bytes(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _lines(stream: IO[bytes], head: bytes, largest: int) -> Iterator[bytes | Trouble]:
@@ -240,7 +209,7 @@ def _array(file: Path, data: bytes) -> list[bytes]:
             return [line.strip() for line in lines]
         raise DataError(f"{file} is neither a JSON list nor JSON Lines: {_json_trouble(error)}") from None
     rows = value if isinstance(value, list) else [value]
-    return [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in rows]
+    return [_as_bytes(row) for row in rows]
 
 
 def _json_trouble(error: ValueError | RecursionError) -> str:
@@ -262,7 +231,7 @@ def _parquet(file: Path) -> Iterator[bytes]:
         total = frame.select(polars.len()).collect().item()
         for start in range(0, total, 2000):
             for row in frame.slice(start, 2000).collect().iter_rows(named=True):
-                yield json.dumps(_plain(row), ensure_ascii=False).encode("utf-8", "surrogatepass")
+                yield _as_bytes(_plain(row))
     except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as error:
         raise DataError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
 
@@ -294,20 +263,17 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(f"{path.parent} cannot be written: {error.strerror or error}; {help}") from None
 
 
-def write_file(path: Path, pieces: Iterable[bytes], *, compress: bool = False, lasting: bool = True) -> None:
+def write_file(path: Path, pieces: Iterable[bytes], *, lasting: bool = True) -> None:
     """Write under a temporary name, then rename; `lasting`, so that it is there after a power cut too. Raises DataError
-    when the disk is full, leaving nothing half.
+    when the disk is full, leaving nothing half. A name that ends in .gz or .zst is packed.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")  # process ids of two machines may be equal
     with writing(path):
         try:
             with partial.open("wb") as file:
-                if compress:
-                    with _zstandard().ZstdCompressor(level=3).stream_writer(file, closefd=False) as writer:
-                        for piece in pieces:
-                            writer.write(piece)
-                else:
-                    file.writelines(pieces)
+                with packing(file, path.suffix) as writer:
+                    for piece in pieces:
+                        writer.write(piece)
                 file.flush()
                 if lasting:
                     os.fsync(file.fileno())
@@ -324,7 +290,7 @@ def line_of(record: dict[str, Any]) -> bytes:
 
 
 def write_rows(path: Path, lines: Iterable[bytes]) -> None:
-    """Rows, each as bytes of JSON, in the format that the suffix names: .jsonl, .jsonl.zst, .json (a list), .parquet.
+    """Rows, each as bytes of JSON, as the suffix says: .jsonl (packed or not), .json (a list), .parquet.
 
     Nothing is written over. Raises DataError.
     """
@@ -334,13 +300,13 @@ def write_rows(path: Path, lines: Iterable[bytes]) -> None:
     elif path.suffix == ".json":
         write_file(path, _listed(lines))
     else:
-        write_file(path, (line + b"\n" for line in lines), compress=path.suffix == ".zst")
+        write_file(path, (line + b"\n" for line in lines))
 
 
 def check_writable(path: Path) -> None:
     """Raise DataError where `write_rows` could not write."""
-    if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}")
+    if not path.name.endswith(WRITTEN):
+        raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(WRITTEN)}")
     if path.exists():
         raise DataError(f"{path} exists; name another file, or remove it")
     if not path.parent.is_dir():
@@ -365,11 +331,3 @@ def _write_parquet(path: Path, lines: Iterable[bytes]) -> None:
         why = str(error).splitlines()[0]
         raise DataError(f"{path}: these rows are no table ({why}); write .jsonl instead") from None
     write_file(path, [buffer.getvalue()])
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise ConfigError('.zst files need zstandard: pip install "hanlin[curate]"') from None
-    return zstandard

@@ -16,7 +16,7 @@ from hanlin.curation.languages import quick_language
 from hanlin.curation.rows import ASKED, Slot, slots_of
 from hanlin.curation.rule import Text
 from hanlin.curation.shards import Row, read_rows
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.errors import DataError
 
 

@@ -15,7 +15,8 @@ from hanlin.curation.feedback import Opinion, Scale, read_feedback, value_of
 from hanlin.curation.rows import value_of_row
 from hanlin.curation.shards import Row, check_writable, read_rows, write_rows
 from hanlin.data.forms import PAIR_FORMS
-from hanlin.data.rows import BadRow, read_row
+from hanlin.data.messages import BadRow
+from hanlin.data.rows import read_row
 from hanlin.errors import ConfigError, DataError
 from hanlin.types import Message, Preference
 
@@ -115,10 +116,10 @@ def _gathered(files: Sequence[Path], done: Paired) -> list[Asked]:
 def _add(asked: Asked, opinions: Sequence[Opinion], row: Row) -> None:
     """Add a row's opinions to its prompt, all or none. Raises BadRow."""
     if {opinion.scale for opinion in opinions} != {asked.scale}:
-        raise BadRow("two kinds of feedback for one prompt", "scores, thumbs and ranks cannot be compared")
+        raise BadRow("two kinds of feedback for one prompt", "scores, thumbs, ranks and preferences cannot be compared")
     answers = [opinion.answer.strip() for opinion in opinions]
-    if asked.scale == "rank" and asked.answers and set(answers) != set(asked.answers):
-        raise BadRow("two rankings of different answers", "places in lists of other answers cannot be compared")
+    if asked.scale in ("rank", "preference") and asked.answers and set(answers) != set(asked.answers):
+        raise BadRow("two rankings of different answers", "places among other answers cannot be compared")
     if asked.scale == "rank" and len(set(answers)) < len(answers):
         raise BadRow("an answer is ranked twice", "each answer has one place")
     for answer, opinion in zip(answers, opinions, strict=True):

@@ -30,7 +30,7 @@ from hanlin.curation.recipe import CurationRecipe
 from hanlin.curation.rule import Text
 from hanlin.curation.shards import Chunk, Row, Trouble, line_of, parse_row, read_file, write_file
 from hanlin.curation.signatures import hash_bands
-from hanlin.data.rows import BadRow
+from hanlin.data.messages import BadRow
 from hanlin.text.language import HAN_WORTH
 
 PARTS = ("rows.jsonl", "decisions.jsonl", "aside.jsonl", "found.jsonl", "npz", "near", "bands")

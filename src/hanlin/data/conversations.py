@@ -5,15 +5,15 @@
     Alpaca      instruction, input, output; history: [[question, answer], …], system
 
 The form is read off each row by itself. A conversation is what a preference's prompt is, turns that alternate and begin
-with the user, and ends with the assistant. In Alpaca's form the input stands below the instruction, a line apart, as in
-LLaMA-Factory (data/converter.py); texts that are null or empty are none. Rows with tools are read in `tool_rows`.
+with the user, and ends with the assistant. Rows with tools are read in `tool_rows`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from hanlin.config import shown
-from hanlin.data.rows import (
+from hanlin.data.alpaca import turns_of
+from hanlin.data.messages import (
     BadRow,
     check_characters,
     checked_turns,
@@ -23,6 +23,7 @@ from hanlin.data.rows import (
     shown_columns,
     with_system_column,
 )
+from hanlin.data.rows import is_pair
 from hanlin.data.sources import RowForm
 from hanlin.data.tool_rows import has_tools, read_tool_conversation
 from hanlin.types import Conversation, Message
@@ -62,7 +63,7 @@ def _turns(columns: Mapping[str, Any]) -> tuple[Message, ...]:
     if "instruction" in columns:
         return _alpaca(columns)
     found = shown_columns(", ".join(map(str, columns)) or "none")
-    if "chosen" in columns or "rejected" in columns:
+    if is_pair(columns):
         detail = f'these are preference pairs (columns {found}); train on them with objective.kind = "orpo" or "dpo"'
     elif "text" in columns:
         detail = f'these are documents (columns {found}); train on them with objective.kind = "pretraining"'
@@ -72,25 +73,12 @@ def _turns(columns: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _alpaca(columns: Mapping[str, Any]) -> tuple[Message, ...]:
-    texts = {column: columns.get(column, "") for column in ("instruction", "input", "output")}
-    for column, text in texts.items():
-        if not isinstance(text, str):
-            raise BadRow(f"{column} is not text", shown(text))
+    asked = turns_of(columns)
     if "output" not in columns:
         raise BadRow("output is missing", f"the columns are {shown_columns(', '.join(map(str, columns)))}")
-    question = "\n".join(text for text in (texts["instruction"], texts["input"]) if text.strip())
-    return (*_history(columns.get("history", [])), Message("user", question), Message("assistant", texts["output"]))
-
-
-def _history(value: Any) -> list[Message]:
-    """Earlier rounds as messages."""
-    rounds = value if isinstance(value, list) else [value]
-    messages: list[Message] = []
-    for number, pair in enumerate(rounds):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise BadRow("history is not rounds", f"history[{number}] is {shown(pair)}; expected [question, answer]")
-        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    return messages
+    if not isinstance(columns["output"], str):
+        raise BadRow("output is not text", shown(columns["output"]))
+    return (*asked, Message("assistant", columns["output"]))
 
 
 CONVERSATIONS = RowForm(

@@ -22,15 +22,16 @@ from typing import Any, BinaryIO, Literal, overload
 import numpy as np
 
 from hanlin.config import shown
+from hanlin.data import files as data_files
 from hanlin.data.cache import entry_name
 from hanlin.data.files import find_files, labels_of
-from hanlin.data.rows import BadRow, check_characters, shown_columns
+from hanlin.data.messages import BadRow, check_characters, shown_columns
 from hanlin.data.sources import RowCount, RowForm, RowReport, read_file
 from hanlin.errors import DataError
 from hanlin.text.tokenizer import Tokenizer
 from hanlin.types import Document, Tokens
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".txt", ".md")
+SUFFIXES = (*data_files.SUFFIXES, ".txt", ".md")
 _IDS, _PIECES, _DOCUMENTS, _ABOUT = "ids.bin", "pieces.bin", "documents.bin", "about.json"
 _PIECE = np.dtype([("start", "<i8"), ("length", "<i4"), ("file", "<i4"), ("row", "<i8")])
 _log = logging.getLogger(__name__)

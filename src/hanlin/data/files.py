@@ -1,6 +1,7 @@
 """Which files a path in a recipe stands for: a file, a folder, or a dataset of the Hugging Face hub.
 
-Surprising: of a hub dataset with named splits only the training files are read.
+Surprising: of a hub dataset with named splits only the training files are read; of a folder tables (.csv) only where
+it holds nothing else, since they mostly are notes.
 """
 
 import re
@@ -8,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hanlin.config import missing_file
+from hanlin.data.packed import PACKED, bare_suffix
+from hanlin.data.tables import TABLES
 from hanlin.errors import DataError, FetchError
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+_TEXTS = (".json", ".jsonl", ".ndjson", *TABLES)
+SUFFIXES = (*_TEXTS, ".parquet", *(text + packed for text in _TEXTS for packed in PACKED))
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+?)(?::([\w./-]+))?(?:@([\w./-]+))?")
 
@@ -51,19 +55,33 @@ def find_files(paths: Sequence[str | Path], *, suffixes: Sequence[str] = SUFFIXE
     ignored: list[Path] = []
     for item in paths:
         path = Path(item).expanduser()
-        if path.is_dir():
-            found, other = _walk(path, suffixes)
-        elif path.exists():
-            found, other = [_checked_suffix(path, suffixes)], []
+        if path.exists():
+            found, other = data_files(path, suffixes)
         elif match := _hub_name(item):
             found, other = _choose_split(fetch_dataset(match[0]), subset=match[2])
+            if not found:
+                raise DataError(f"{item} holds no data; expected {expected(suffixes)}, found {_names(other)}")
         else:
             raise DataError(missing_file(path))
-        if not found:
-            raise DataError(f"{item} holds no data; expected {', '.join(suffixes)}, found {_names(other)}")
         files += found
         ignored += other
     return files, ignored
+
+
+def data_files(path: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], list[Path]]:
+    """The data files of a file or folder that exists, and those beside them. Raises DataError where there are none."""
+    if not path.is_dir():
+        return [_checked_suffix(path, suffixes)], []
+    found, other = _walk(path, suffixes)
+    if not found:
+        raise DataError(f"{path} holds no data; expected {expected(suffixes)}, found {_names(other)}")
+    return found, other
+
+
+def expected(suffixes: Sequence[str]) -> str:
+    """Suffixes in words."""
+    plain = [suffix for suffix in suffixes if not suffix.endswith(PACKED)]
+    return f"{', '.join(plain)}, or the texts packed as .gz or .zst"
 
 
 def _hub_name(item: str | Path) -> re.Match[str] | None:
@@ -77,7 +95,8 @@ def _walk(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path],
     """Data files anywhere below, sorted by path, and the others; hidden files and folders are nobody's business."""
     inside = sorted(path for path in folder.rglob("*") if path.is_file())
     seen = [path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    data = [path for path in seen if path.suffix in suffixes and path.name not in _METADATA]
+    data = [path for path in seen if path.name.endswith(tuple(suffixes)) and path.name not in _METADATA]
+    data = [path for path in data if bare_suffix(path) not in TABLES] or data
     return data, [path for path in seen if path not in set(data)]
 
 
@@ -96,15 +115,15 @@ def _choose_split(folder: Path, *, subset: str | None) -> tuple[list[Path], list
 
 
 def _checked_suffix(path: Path, suffixes: Sequence[str]) -> Path:
-    if path.suffix in suffixes:
+    if path.name.endswith(tuple(suffixes)):
         return path
     hint = {
-        ".csv": "; convert the table to JSONL or Parquet",
         ".arrow": "; save the dataset with to_parquet or to_json",
         ".gz": "; unpack it first",
+        ".xlsx": "; save the table as CSV (UTF-8)",
         ".zip": "; unpack it first",
     }.get(path.suffix.lower(), "")
-    raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {', '.join(suffixes)}{hint}")
+    raise DataError(f"{path} has the suffix {path.suffix!r}; expected one of {expected(suffixes)}{hint}")
 
 
 def _names(paths: list[Path]) -> str:

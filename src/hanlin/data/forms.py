@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hanlin.data.conversations import read_conversation
-from hanlin.data.rows import BadRow, read_row
+from hanlin.data.messages import BadRow
+from hanlin.data.rows import OPENAI, is_pair, read_row
 from hanlin.types import Conversation, Message, Preference
 
 Form = Literal["hanlin", "trl", "trl-plain", "sharegpt", "openai", "alpaca"]
@@ -49,6 +50,20 @@ def _sharegpt_pair(pair: Preference) -> dict[str, Any]:
         "chosen": {"from": "gpt", "value": pair.chosen},
         "rejected": {"from": "gpt", "value": pair.rejected},
     }
+
+
+def _openai_pair(pair: Preference) -> dict[str, Any]:
+    """OpenAI's form for preference fine-tuning."""
+    return {
+        "input": {"messages": _messages(pair.prompt), "tools": [], "parallel_tool_calls": True},
+        "preferred_output": _messages([Message("assistant", pair.chosen)]),
+        "non_preferred_output": _messages([Message("assistant", pair.rejected)]),
+    }
+
+
+def _alpaca_pair(pair: Preference) -> dict[str, Any]:
+    """LLaMA-Factory's ranking form of Alpaca's columns."""
+    return {**_alpaca_question(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected}
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -104,13 +119,18 @@ def _own_conversation(conversation: Conversation) -> dict[str, Any]:
 def _alpaca(conversation: Conversation) -> dict[str, Any]:
     if conversation.tools or any(message.tool_calls or message.role == "tool" for message in conversation.messages):
         raise BadRow("tools", "the form alpaca holds none; openai and sharegpt do")
-    system = [message.content for message in conversation.messages[:1] if message.role == "system"]
-    turns = [message.content for message in conversation.messages[len(system) :]]
-    made: dict[str, Any] = {"instruction": turns[-2], "input": "", "output": turns[-1]}
+    *prompt, answer = conversation.messages
+    return {**_alpaca_question(prompt), "output": answer.content}
+
+
+def _alpaca_question(prompt: Sequence[Message]) -> dict[str, Any]:
+    system = [message.content for message in prompt[:1] if message.role == "system"]
+    turns = [message.content for message in prompt[len(system) :]]
+    made: dict[str, Any] = {"instruction": turns[-1], "input": ""}
     if system:
         made["system"] = system[0]
-    if len(turns) > 2:
-        made["history"] = [list(pair) for pair in zip(turns[:-2:2], turns[1:-2:2], strict=True)]
+    if len(turns) > 1:
+        made["history"] = [list(pair) for pair in zip(turns[:-1:2], turns[1:-1:2], strict=True)]
     return made
 
 
@@ -119,6 +139,8 @@ PAIR_FORMS: dict[Form, Callable[[Preference], dict[str, Any]]] = {
     "trl": _pair,
     "trl-plain": _plain_pair,
     "sharegpt": _sharegpt_pair,
+    "openai": _openai_pair,
+    "alpaca": _alpaca_pair,
 }
 CONVERSATION_FORMS: dict[Form, Callable[[Conversation], dict[str, Any]]] = {
     "hanlin": _own_conversation,
@@ -141,15 +163,15 @@ def convert_row(row: Any, name: str, form: Form) -> Converted:
     """A parsed row in another form; `name` is its id where it has none. Raises BadRow where it cannot be read, or
     where the form cannot hold it.
     """
-    is_pair = isinstance(row, dict) and ("chosen" in row or "rejected" in row)
-    read: Callable[[Any, str], Any] = read_row if is_pair else read_conversation
+    pair = isinstance(row, dict) and is_pair(row)
+    read: Callable[[Any, str], Any] = read_row if pair else read_conversation
     noun: Any = read(row, name)
-    forms: Mapping[Form, Callable[[Any], dict[str, Any]]] = PAIR_FORMS if is_pair else CONVERSATION_FORMS
+    forms: Mapping[Form, Callable[[Any], dict[str, Any]]] = PAIR_FORMS if pair else CONVERSATION_FORMS
     if form not in forms:
-        kind = "preference pairs" if is_pair else "conversations"
+        kind = "preference pairs" if pair else "conversations"
         raise BadRow(f"the form {form} is not for {kind}", f"expected one of {', '.join(forms)}")
     made = forms[form](noun)
-    used = _columns_used(row, is_pair=is_pair)
+    used = _pair_columns(row) if pair else _conversation_columns(row)
     carried = {key: value for key, value in row.items() if key not in used and value is not None}
     lost = [key for key in carried if key in made and key != "id"]
     made |= {key: value for key, value in carried.items() if key not in made}
@@ -158,21 +180,34 @@ def convert_row(row: Any, name: str, form: Form) -> Converted:
     return Converted(made, (*lost, *(f"message.{field}" for field in _unknown_fields(row))))
 
 
-def _columns_used(row: Mapping[str, Any], *, is_pair: bool) -> set[str]:
+def _conversation_columns(row: Mapping[str, Any]) -> set[str]:
     """Columns that the reader took in: what they say is in the noun."""
-    there = {key for key, value in row.items() if value is not None}
-    first = next(((column,) for column in _MESSAGES if column in there), ())
-    if not is_pair:
-        alpaca = () if first else ("instruction", "input", "output", "history")
-        return {*first, *alpaca, "system", "tools", "images", "videos", "audios"}
+    column = _first(row, _MESSAGES)
+    asked = {column} if column else {"instruction", "input", "output", "history"}
+    return {*asked, "system", "tools", "images", "videos", "audios"}
+
+
+def _pair_columns(row: Mapping[str, Any]) -> set[str]:
+    used = {"chosen", "rejected", "prompt", "system", "tools"}
+    if any(column in row for column in OPENAI):
+        return {*used, "input", *OPENAI}
+    column = _first(row, ("prompt", *_MESSAGES, "instruction"))
     whole = isinstance(row.get("chosen"), list) and len(row["chosen"]) > 1
-    return {"prompt", "chosen", "rejected", "system", "tools", *(() if "prompt" in there or whole else first)}
+    if whole or column is None:
+        return used
+    return {*used, *(("instruction", "input", "history") if column == "instruction" else (column,))}
+
+
+def _first(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    """The first of the columns that the row has, null or not there aside."""
+    return next((column for column in columns if row.get(column) is not None), None)
 
 
 def _unknown_fields(row: Mapping[str, Any]) -> list[str]:
     found: dict[str, None] = {}
-    for column in (*_MESSAGES, "prompt", "chosen", "rejected"):
-        value = row.get(column)
+    asked = row["input"].get("messages") if isinstance(row.get("input"), dict) else None
+    texts = [row.get(column) for column in (*_MESSAGES, "prompt", "chosen", "rejected", *OPENAI)]
+    for value in (*texts, asked):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
                 found |= dict.fromkeys(key for key in item if key not in _KNOWN_FIELDS and item[key] is not None)

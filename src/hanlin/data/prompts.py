@@ -13,20 +13,20 @@ from hanlin.data.cache import EncodedFiles
 from hanlin.data.conversations import CONVERSATIONS, read_conversation
 from hanlin.data.groups import Prompt
 from hanlin.data.lengths import fit_prompts
-from hanlin.data.prepare import DataConfig, PreparedData, encode_each, prepared, with_refused, with_system
-from hanlin.data.rows import (
-    COLUMNS,
+from hanlin.data.messages import (
     BadRow,
     check_characters,
     checked_turns,
     label_of,
     messages_of,
-    read_row,
     refuse_more_than_text,
     with_system_column,
 )
+from hanlin.data.prepare import DataConfig, PreparedData, encode_each, prepared, with_refused, with_system
+from hanlin.data.rows import COLUMNS, is_pair, read_row
 from hanlin.data.sources import RowForm, read_files
 from hanlin.data.tool_rows import has_tools
+from hanlin.data.transcripts import prompt_turns
 from hanlin.errors import ConfigError, TemplateError
 from hanlin.text.chat import ChatFormat
 from hanlin.text.encode import encode_prompt, naming
@@ -49,7 +49,7 @@ def read_question(row: Any, name: str) -> Question:
     columns = {key: value for key, value in row.items() if value is not None}
     if has_tools(columns):
         raise BadRow("tools", "answers that call tools cannot be sampled yet")
-    if "chosen" in columns or "rejected" in columns:
+    if is_pair(columns):
         pair = read_row(row, name)
         return Question(pair.prompt, pair.id)
     column = next((one for one in ("prompt", "conversations", "messages") if one in columns), None)
@@ -58,7 +58,7 @@ def read_question(row: Any, name: str) -> Question:
         return Question(conversation.messages[:-1], conversation.id)
     refuse_more_than_text(columns)
     value = columns[column]
-    messages = (Message("user", value),) if isinstance(value, str) else messages_of(value, column)
+    messages = prompt_turns(value) if isinstance(value, str) else messages_of(value, column)
     if messages and messages[-1].role == "assistant":
         messages = messages[:-1]
     messages = checked_turns(with_system_column(columns, messages))

@@ -3,48 +3,62 @@
 The form is read off each row by itself, so files of different forms may be mixed:
 
     ShareGPT ranking    conversations: [{from, value}], chosen and rejected: {from, value} or text
+    Alpaca ranking      instruction, input, history, system, chosen and rejected: text
     conversational      prompt: [{role, content}], chosen and rejected: [{role: assistant, content}]
     plain               prompt, chosen and rejected: text
     implicit prompt     chosen and rejected: whole message lists; what they share is the prompt
     UltraFeedback       the same with a prompt text beside them, which must occur in the messages
+    Anthropic HH        chosen and rejected: whole conversations, each in one text
+    OpenAI              input: {messages}, preferred_output and non_preferred_output: [{role: assistant, content}]
 
-Surprising: an empty system text means no system text; `messages` is read as the prompt only where nothing else is
-(UltraFeedback repeats the chosen conversation there); a prompt must alternate user and assistant, since Gemma's
-template can hold nothing else.
+Surprising: `messages` is read as the prompt only where nothing else is (UltraFeedback repeats the chosen conversation
+there). How turns are read is said in `messages`.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from hanlin.config import shown
+from hanlin.data import alpaca
+from hanlin.data.messages import (
+    MEDIA,
+    BadRow,
+    check_characters,
+    checked_turns,
+    label_of,
+    messages_of,
+    refuse_more_than_text,
+    shown_columns,
+    with_system_column,
+)
+from hanlin.data.transcripts import is_transcript, prompt_turns, transcript_turns
 from hanlin.types import Message, Preference
 
-_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-_TOOL_ROLES = {
-    "tool",
-    "function",
-    "function_call",
-    "function_response",
-    "observation",
-    "ipython",
-    "tool_call",
-    "tool_response",
-}
-_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-_OTHER_PROMPTS = ("question", "instruction", "query", "input")
+_OTHER_PROMPTS = ("question", "query", "input")
+_PROMPTS = ("prompt", "conversations", "messages")
 _SFT_ANSWERS = {"output", "response", "completion", "answer"}
-_PAIR_COLUMNS = ("prompt", "conversations", "messages", "chosen", "rejected", "system", "id", "category", "fault")
-COLUMNS = frozenset((*_PAIR_COLUMNS, "tools", "label", *_MEDIA, *_OTHER_PROMPTS, *_SFT_ANSWERS))
+OPENAI = {"preferred_output": "chosen", "non_preferred_output": "rejected"}
+"""OpenAI's columns for answers, and our names for them."""
+_SCORED = ("human_ref_A", "helpfulness", "score", "scores", "rating", "ratings", "ranking")
+FEEDBACK = frozenset((*_SCORED, "response_1", "response1", "completions", "answers", "responses"))
+"""Columns of answers with an opinion of each, of which `hanlin data pairs` makes pairs."""
+_PAIR_COLUMNS = (*_PROMPTS, "instruction", "history", "chosen", "rejected", "system", "id", "category", "fault")
+COLUMNS = frozenset((*_PAIR_COLUMNS, *OPENAI, *FEEDBACK, "tools", "label", *MEDIA, *_OTHER_PROMPTS, *_SFT_ANSWERS))
 """Every column that is looked at, be it only for a better message."""
 
 
-class BadRow(Exception):
-    """Why a row cannot be used: `reason` is what rows are counted by, `detail` the value at fault and what to do."""
+def is_pair(row: Mapping[str, Any]) -> bool:
+    """Whether a row wants to be a preference pair, in whatever form."""
+    return any(column in row for column in ("chosen", "rejected", *OPENAI))
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+
+FEEDBACK_HINT = "these are answers and opinions of them; make pairs of them with `hanlin data pairs`"
+
+
+def is_feedback(row: Mapping[str, Any]) -> bool:
+    """Whether the columns are those of weak feedback."""
+    return not FEEDBACK.isdisjoint(row)
 
 
 def read_row(row: Any, name: str) -> Preference:
@@ -52,6 +66,7 @@ def read_row(row: Any, name: str) -> Preference:
     if not isinstance(row, dict):
         raise BadRow("the row is not an object", f"{shown(row)}; expected prompt, chosen and rejected")
     columns = {key: value for key, value in row.items() if value is not None}
+    columns = _renamed(columns)
     refuse_more_than_text(columns)
     for side in ("chosen", "rejected"):
         if side not in columns:
@@ -79,19 +94,27 @@ def read_row(row: Any, name: str) -> Preference:
     )
 
 
-def refuse_media(columns: Mapping[str, Any]) -> None:
-    """Raise BadRow for images and other media."""
-    for column in _MEDIA:
-        if columns.get(column):
-            raise BadRow("images or other media", f"column {column!r}; only text can be trained on")
-
-
-def refuse_more_than_text(columns: Mapping[str, Any]) -> None:
-    """Raise BadRow for media and tools."""
-    refuse_media(columns)
-    tools = columns.get("tools")
-    if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null")):
-        raise BadRow("tools", f"column 'tools' = {shown(tools)}; conversations with tools are not supported")
+def _renamed(columns: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's columns under our names, and Anthropic's transcripts as messages."""
+    if any(column in columns for column in OPENAI):
+        asked = columns.get("input")
+        if not isinstance(asked, dict) or "messages" not in asked:
+            raise BadRow(
+                "the prompt is missing", f"input is {shown(asked)}; expected {{messages: [{{role, content}}]}}"
+            )
+        columns = {**columns, "prompt": asked["messages"], "tools": asked.get("tools")}
+        for column, side in OPENAI.items():
+            answer = columns.get(column)
+            if not isinstance(answer, list) or len(answer) != 1:
+                raise BadRow(
+                    f"{column} is not one message", f"{shown(answer)}; expected [{{role: assistant, content}}]"
+                )
+            columns[side] = answer
+    elif not any(column in columns for column in (*_PROMPTS, "instruction")):
+        for side in ("chosen", "rejected"):
+            if isinstance(text := columns.get(side), str) and is_transcript(text):
+                columns[side] = [{"role": turn.role, "content": turn.content} for turn in transcript_turns(text)]
+    return columns
 
 
 def _without_answer(row: Mapping[str, Any], side: str) -> BadRow:
@@ -106,6 +129,8 @@ def _without_answer(row: Mapping[str, Any], side: str) -> BadRow:
         return BadRow(f"{side} is missing", f"the columns are {columns}")
     if "label" in row:
         kind = "data with one labelled answer a row (KTO)"
+    elif is_feedback(row):
+        return BadRow("chosen and rejected are missing", FEEDBACK_HINT)
     elif not _SFT_ANSWERS.isdisjoint(row) or "conversations" in row or "messages" in row:
         kind = "SFT data"
     else:
@@ -114,11 +139,6 @@ def _without_answer(row: Mapping[str, Any], side: str) -> BadRow:
         "chosen and rejected are missing",
         f"this is {kind} (columns {shown_columns(columns)}); a preference pair has prompt, chosen and rejected",
     )
-
-
-def shown_columns(columns: str) -> str:
-    """A row's columns, joined, for a message."""
-    return columns if len(columns) <= 120 else f"{columns[:120]} …"
 
 
 def _answer(value: Any, side: str) -> tuple[tuple[Message, ...], str]:
@@ -162,109 +182,12 @@ def _shared_prompt(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> t
 
 def _own_prompt(columns: Mapping[str, Any]) -> tuple[Message, ...]:
     if isinstance(prompt := columns.get("prompt"), str):
-        return (Message("user", prompt),)
-    for column in ("prompt", "conversations", "messages"):
+        return prompt_turns(prompt)
+    for column in _PROMPTS:
         if column in columns:
             return messages_of(columns[column], column)
+    if "instruction" in columns:
+        return alpaca.turns_of(columns)
     if near := [column for column in _OTHER_PROMPTS if column in columns]:
         raise BadRow("the prompt is missing", f"rename the column {near[0]!r} to 'prompt'")
-    if isinstance(chosen := columns["chosen"], str) and chosen.lstrip().startswith("Human:"):
-        raise BadRow("the prompt is missing", "chosen is a transcript as text; split it into messages {role, content}")
     raise BadRow("the prompt is missing", "expected prompt (text or messages) or conversations")
-
-
-def messages_of(value: Any, column: str) -> tuple[Message, ...]:
-    """The turns in a column's list. Raises BadRow."""
-    if not isinstance(value, list):
-        raise BadRow(f"{column} is not a list of messages", f"{shown(value)}; expected [{{role, content}}, …]")
-    return tuple(message_of(item, f"{column}[{index}]") for index, item in enumerate(value))
-
-
-def message_of(item: Any, where: str) -> Message:
-    """One turn from {role, content} or {from, value}; `where` counts from 0 as the data's own indices do."""
-    if not isinstance(item, dict):
-        raise BadRow("a message is not an object", f"{where} is {shown(item)}; expected {{role, content}}")
-    role = item["role"] if item.get("role") is not None else item.get("from")
-    content = item["content"] if item.get("content") is not None else item.get("value")
-    if not isinstance(role, str):
-        raise BadRow("a message has no role", f"{where} has the fields {shown_columns(', '.join(map(str, item)))}")
-    if role not in _ROLES:
-        if role in _TOOL_ROLES:
-            raise BadRow("tools", f"{where} is a {role!r} turn; conversations with tools are not supported")
-        raise BadRow("unknown role", f"{role!r} in {where}; known are {', '.join(_ROLES)}")
-    if item.get("tool_calls") or item.get("function_call"):
-        raise BadRow("tools", f"{where} calls a tool; conversations with tools are not supported")
-    if content is None:
-        raise BadRow("a message has no text", f"{where} has neither content nor value")
-    return Message(_ROLES[role], content if isinstance(content, str) else "".join(_parts(content, where)))
-
-
-def _parts(content: Any, where: str) -> Iterable[str]:
-    """The texts of a content list [{type: text, text}]."""
-    if not isinstance(content, list):
-        raise BadRow("a message is not text", f"{where} holds {shown(content)}")
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else part
-            reason = "a message is not text" if kind in (None, "text") else "images or other media"
-            raise BadRow(reason, f"{where} has a part {shown(kind)}; only text can be trained on")
-        yield part["text"]
-
-
-def with_system_column(columns: Mapping[str, Any], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The prompt with the system column in front; empty system texts are none."""
-    if prompt and prompt[0].role == "system" and not prompt[0].content.strip():
-        prompt = prompt[1:]
-    system = columns.get("system", "")
-    if not isinstance(system, str):
-        raise BadRow("system is not text", shown(system))
-    if not system.strip():
-        return prompt
-    if prompt and prompt[0].role == "system":
-        if prompt[0].content.strip() == system.strip():
-            return prompt
-        raise BadRow("two system texts", "one in the column 'system', another in the messages")
-    return (Message("system", system), *prompt)
-
-
-def checked_turns(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The prompt, if it alternates from user to user and every turn has text. Raises BadRow."""
-    turns = prompt[1:] if prompt and prompt[0].role == "system" else prompt
-    if not turns:
-        raise BadRow("the prompt is empty", "it needs at least one user turn")
-    if turns[-1].role == "assistant":
-        raise BadRow("the prompt does not end with a user turn", "its last turn is the assistant's")
-    if any(message.role == "system" for message in turns):
-        raise BadRow("a system message is not the first", "a conversation has one system text, at its start")
-    for index, message in enumerate(turns):
-        if message.role != ("user", "assistant")[index % 2]:
-            detail = f"turn {index + 1} is the {message.role}'s; join turns of one speaker, begin with the user"
-            raise BadRow("turns do not alternate", detail)
-        if not message.content.strip():
-            raise BadRow(
-                "the prompt is empty" if len(turns) == 1 else "a message is empty", f"{message.role} turn {index + 1}"
-            )
-    return prompt
-
-
-def check_characters(text: str) -> None:
-    """Raise BadRow for text that is damaged."""
-    if "\0" in text:
-        raise BadRow("a NUL character", f"in {shown(text)}; the text is damaged")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x} at character {error.start}"
-        raise BadRow(
-            "half a character", f"{half} is one half of a surrogate pair; the text was cut or escaped wrongly"
-        ) from None
-
-
-def label_of(columns: Mapping[str, Any], column: str) -> str:
-    """A column that names something, as text; "" where it is missing. Raises BadRow."""
-    value = columns.get(column, "")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRow(f"{column} is not text", shown(value))
-    label = str(value)
-    check_characters(label)
-    return label

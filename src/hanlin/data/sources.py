@@ -1,6 +1,6 @@
 """Files of rows become a list of preferences or conversations and a report of every row that was left out.
 
-JSON, JSON Lines, Parquet, folders of them, and datasets of the Hugging Face hub. Surprising: a `.json` file may hold
+JSON, JSON Lines, CSV, Parquet, folders of them, datasets of the Hugging Face hub. Surprising: a `.json` file may hold
 JSON Lines and a `.jsonl` file a JSON array (the hub is full of both), so the first characters decide; lines end at
 "\\n" alone, since text may hold other line separators; of a hub dataset with named splits only the training files are
 read. Torch is never imported, polars only for Parquet.
@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from hanlin.data.files import SUFFIXES, find_files, labels_of
-from hanlin.data.rows import COLUMNS, BadRow, read_row
+from hanlin.data.messages import BadRow
+from hanlin.data.packed import bare_suffix, opened
+from hanlin.data.rows import COLUMNS, OPENAI, read_row
+from hanlin.data.tables import TABLES, read_table
 from hanlin.errors import DataError
 from hanlin.types import Preference
 
@@ -70,7 +73,7 @@ class RowForm(Generic[T]):
 PAIRS = RowForm(
     read=read_row,
     expected="preference pairs (prompt, chosen, rejected)",
-    required=(frozenset(("chosen", "rejected")),),
+    required=(frozenset(("chosen", "rejected")), frozenset(OPENAI)),
     columns=COLUMNS,
 )
 
@@ -160,24 +163,32 @@ def read_file(
 
 def _read_rows(path: Path, form: RowForm[Any]) -> tuple[str, Iterator[tuple[int, Any]]]:
     """What rows are counted in ("row" or "line"), and the rows with their numbers from 1."""
+    suffix = bare_suffix(path)
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return "row", enumerate(_read_parquet(path, form), start=1)
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(65536)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     if not head:
         raise DataError(f"{path} is empty (0 bytes); expected {form.expected}")
     refuse_foreign(path, head)
-    if path.suffix in (".txt", ".md"):
+    if suffix in TABLES:
+        return "row", enumerate(_read_table(path), start=1)
+    if suffix in (".txt", ".md"):
         return "line", iter([(1, {"text": _read_text(path)})])
     start = head.removeprefix(_BOM).lstrip()[:1]
-    if path.suffix == ".json" or start == b"[":
+    if suffix == ".json" or start == b"[":
         rows = _read_array(path, form)
         if rows is not None:
             return "row", enumerate(rows, start=1)
     return "line", _read_lines(path)
+
+
+def _read_table(path: Path) -> Iterator[Any]:
+    with opened(path) as file:
+        yield from read_table(path, file)
 
 
 def refuse_foreign(path: Path, head: bytes) -> None:
@@ -214,7 +225,8 @@ def _read_array(path: Path, form: RowForm[Any]) -> list[Any] | None:
 
 
 def _read_text(path: Path) -> str:
-    data = path.read_bytes()
+    with opened(path) as file:
+        data = file.read()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -247,7 +259,7 @@ def _json_trouble(error: ValueError | RecursionError) -> str:
 def _read_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Each line that is not blank, parsed, or the BadRow that says why it cannot be."""
     offset = 0
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             start, offset = offset, offset + len(line)
             if number == 1:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from hanlin.config import shown
-from hanlin.data.rows import BadRow, check_characters, label_of, message_of, refuse_media, with_system_column
+from hanlin.data.messages import BadRow, check_characters, label_of, message_of, refuse_media, with_system_column
 from hanlin.errors import TemplateError
 from hanlin.text.tools import read_calls, read_declarations
 from hanlin.types import Conversation, Message
