@@ -74,7 +74,7 @@ _HAN_NAMES = (
     " 苹果 英伟达 复旦 昆仑 阶跃 面壁 智源 京东 小米"
     " 快手 美团 网易 三六零"
 )
-_LATIN, _HAN = frozenset(_LATIN_NAMES.split()), tuple(_HAN_NAMES.split())
+_LATIN, _HAN = frozenset(_LATIN_NAMES.split()), re.compile("|".join(_HAN_NAMES.split()))
 _WORDS = {
     # Who speaks: I and me; whose name, maker or base is spoken of.
     "I": "本人 本模型 本助手 本ai 本机器人 咱 俺 吾 在下 i me",
@@ -196,7 +196,7 @@ def names_somebody(text: Text, plain: str) -> bool:
     """Whether a name can be there at all; quick."""
     if not text.vocabulary.isdisjoint(_LATIN) or ".ai" in plain:
         return True
-    return not plain.isascii() and any(name in plain for name in _HAN)
+    return not plain.isascii() and _HAN.search(plain) is not None
 
 
 def classes(sentence: str) -> tuple[str, list[int]]:
