@@ -18,6 +18,7 @@ SHORTEST, LONGEST = 1, 20_000  # units (Han characters and Latin words) of an an
 _UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[A-Za-z\u00c0-\u024f]+|\d+")
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
 _REPEATED = re.compile(r"([^\d\s=\-_*#.|+~·•—–…─━]{1,30}?|(?:[^\d\s=\-_*#.|+~·•—–…─━] ?){1,15}?)\1{11,}")
+_BEHIND_PARTS = 0xF0000  # from here on characters for private use, a different one behind each part
 _NEVER_REPEATED = re.compile(r"[\d=\-_*#.|+~·•—–…─━]|[^\S ]|  ")
 _PIECE_END = re.compile(r"[\n。！？!?.](?:(?<!\.)|\s)")  # a full stop only before a space; begun by a set, so quick
 _OF_MARKUP = re.compile(r"(?<![</\w])(?:html|css)(?!\w)|标签|標籤")
@@ -66,7 +67,7 @@ def check_repetition(text: Text, around: Around) -> Verdict:
         return objection("one stretch many times in a row", (Span(*match.span(), "repetition"),))
     pieces = [piece.strip() for piece in _PIECE_END.split(raw[:40_000])]
     pieces = [piece for piece in pieces if len(piece) > (8 if piece.isascii() else 4)]
-    if len(pieces) >= 8:
+    if len(pieces) >= 8 and len(pieces) - len(set(pieces)) >= 5:
         piece, count = Counter(pieces).most_common(1)[0]
         if count >= 6 and 2 * count > len(pieces):
             start = raw.find(piece)
@@ -81,7 +82,10 @@ def check_repetition(text: Text, around: Around) -> Verdict:
 
 def _may_repeat(raw: str) -> bool:
     """Whether `_REPEATED` can find anything: by the whole text, then by the parts of which a stretch leaves none."""
-    return may_repeat(raw) and any(may_repeat(part) for part in _NEVER_REPEATED.split(raw) if len(part) >= TIMES)
+    if not may_repeat(raw):
+        return False
+    parts = (part for part in _NEVER_REPEATED.split(raw) if len(part) >= TIMES)
+    return may_repeat("".join(part + chr(_BEHIND_PARTS + number) for number, part in enumerate(parts)))
 
 
 def _varies(text: Text) -> bool:
