@@ -114,8 +114,9 @@ def _num_beginnings(text: Text) -> int:
         return len(text.vocabulary)
     codes = np.frombuffer(text.raw.encode("utf-16-le", "surrogatepass"), np.uint16)
     han = ((codes >= 0x4E00) & (codes < 0xA000)) | ((codes >= 0x3400) & (codes < 0x4DC0))
-    pairs = np.sort(codes[:-1].astype(np.uint32)[han[:-1] & han[1:]] << 16 | codes[1:][han[:-1] & han[1:]])
-    return len(text.vocabulary) + np.count_nonzero(np.diff(pairs)) + bool(len(pairs))
+    beside = han[:-1] & han[1:]
+    pairs = np.sort(codes[:-1][beside].astype(np.uint32) << 16 | codes[1:][beside])
+    return len(text.vocabulary) + int(np.count_nonzero(np.diff(pairs))) + bool(len(pairs))
 
 
 def check_ending(text: Text, around: Around) -> Verdict:

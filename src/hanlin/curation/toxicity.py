@@ -55,7 +55,7 @@ def _codes(text: str) -> NDArray[np.uint64]:
 
 
 def _buckets(codes: NDArray[np.uint64], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """For each size (they go up by one) the bucket of the n-gram that starts at each character; zeros follow the last."""
+    """For each size (they go up by one) the bucket of the n-gram that starts at each character; behind it are zeros."""
     padded = np.concatenate((codes, np.zeros(sizes[-1] - 1, np.uint64)))
     total = codes ^ np.array(sizes, np.uint64)[:, None]
     shifted = np.empty_like(total)

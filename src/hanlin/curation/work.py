@@ -147,6 +147,9 @@ def _curate(piles: _Piles, row: Row, place: str, source: str, tools: Tools) -> s
         return "the row is nested too deeply"
     _decontaminate(piles, outcome, place, tools)
     _sort(piles, outcome, row.raw, place, source)
+    section = tools.recipe.duplicates
+    if outcome.row is not None and (section.exact or section.near):
+        piles.texts.append([(side, text) for (side, _), text in zip(outcome.slots, outcome.texts, strict=True)])
     return ""
 
 
@@ -174,7 +177,6 @@ def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) 
     made = json.dumps(outcome.row, ensure_ascii=False).encode("utf-8", "backslashreplace") if outcome.changed else raw
     piles.rows.append(made + b"\n")
     piles.places.append(place)
-    piles.texts.append([(side, text) for (side, _), text in zip(outcome.slots, outcome.texts, strict=True)])
     piles.counts[f"passed|{source}"] += 1
     for (side, _), text in zip(outcome.slots, outcome.texts, strict=True):
         if side in ("chosen", "rejected", "assistant", "document"):
