@@ -11,7 +11,17 @@ import pytest
 from hanlin.curation.contamination import Hit, find_contamination, read_benchmarks, report_contamination
 from hanlin.curation.duplicates import KEYS, Prints, find_duplicates
 from hanlin.curation.duplicates import make_prints as prints_of_texts
-from hanlin.curation.fingerprints import exact_key, jaccard, shingles, signatures, unit_hashes
+from hanlin.curation.fingerprints import (
+    SHINGLE,
+    exact_key,
+    grams,
+    grams_of,
+    jaccard,
+    shingles,
+    signatures,
+    unit_hashes,
+    unit_hashes_of,
+)
 from hanlin.curation.rule import Text
 from hanlin.errors import DataError
 
@@ -60,6 +70,27 @@ def test_the_exact_key_folds_what_does_not_count() -> None:
     assert exact_key("繁體中文，ＡＢＣ！") == exact_key("繁体中文 abc")
     assert exact_key("中文") != exact_key("文中")
     assert len(unit_hashes("hello 世界 42")) == 4
+
+
+def test_texts_have_the_same_units_and_shingles_alone_and_together() -> None:
+    texts = [
+        "",
+        "hello 世界 42",
+        "，。",
+        "abc",
+        "def ghi",
+        "a" * 5000 + " b",
+        "",
+        "日本の東京 café × 가나",
+        "\n\n",
+        "Ⅷ𠀀x",
+    ]
+    together = unit_hashes_of(texts)
+    for text, units, shingled in zip(texts, together, grams_of(together, SHINGLE), strict=True):
+        assert units.tolist() == unit_hashes(text).tolist()
+        assert shingled.tolist() == grams(units, SHINGLE).tolist()
+    assert len(set(map(len, together))) > 4
+    assert unit_hashes_of([]) == []
 
 
 def some_rows() -> list[list[tuple[str, str]]]:

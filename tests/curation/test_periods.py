@@ -3,16 +3,19 @@
 import random
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
-from hanlin.curation import contacts, quality
+from hanlin.curation import contacts, pairs, quality
+from hanlin.curation.characters import SUSPECT
 from hanlin.curation.languages import quick_language
 from hanlin.curation.periods import LONGEST, TIMES, may_repeat
 from hanlin.curation.quality import check_repetition
 from hanlin.curation.rule import Around, Text
+from hanlin.curation.secrets import _KNOWN, _NAMED, find_secrets, is_random
 
-ALPHABETS = ("天地玄黄宇宙洪荒日月盈昃", "abcdefghij klmnop", "ab", "好 ", "1.-好")
+ALPHABETS = ("天地玄黄宇宙洪荒日月盈昃", "abcdefghij klmnop", "ab", "好 ", "1.-好", "a. b!\n", "ａa日é 1")
 
 
 def slowly(text: Text) -> bool:
@@ -20,7 +23,7 @@ def slowly(text: Text) -> bool:
     raw = text.raw
     if quality._REPEATED.search(raw, 0, 40_000):
         return True
-    lines = [line.strip() for line in quality._PIECE_END.split(raw[:40_000])]
+    lines = [line.strip() for line in re.split(r"[\n。！？!?]|\.\s", raw[:40_000])]
     lines = [line for line in lines if len(line) > (8 if line.isascii() else 4)]
     if len(lines) >= 8:
         _, count = Counter(lines).most_common(1)[0]
@@ -106,3 +109,77 @@ def test_handles_and_secrets_are_found_wherever_the_pattern_finds_them() -> None
         text = Text("".join(draw.choice(pieces) for _ in range(draw.randint(2, 9))))
         found = [match.span() for match in contacts._named_handles(text)]
         assert found == [match.span() for match in contacts._HANDLE.finditer(text.folded)], text.raw
+
+
+PIECES = (
+    "a",
+    "B",
+    "é",
+    "Ａ",
+    "好",
+    "裡",
+    " ",
+    "\n",
+    "7",
+    ".",
+    "\x07",
+    "\t",
+    "’",
+    "ﬁ",
+    "①",
+    "\u0301",
+    "，",
+    "\ud800",
+    "𠀀",
+)
+
+
+def some_texts(count: int, pieces: tuple[str, ...] = PIECES, longest: int = 12) -> list[str]:
+    draw = random.Random(13)
+    return ["".join(draw.choice(pieces) for _ in range(draw.randint(0, longest))) for _ in range(count)]
+
+
+def test_counted_words_and_kinds_are_those_that_are_looked_at_one_by_one() -> None:
+    for raw in some_texts(2000):
+        assert Text(raw).num_words == len(Text(raw).words), raw
+        assert Text(raw).has(SUSPECT) == bool((Text(raw).kinds & SUSPECT).any()), raw
+
+
+def test_answers_whose_first_and_last_letters_differ_are_apart() -> None:
+    texts, apart = some_texts(20_000, (*PIECES, *"xyz天地玄黄1234"), 5), 0
+    for one, other in pairwise(texts):
+        if pairs._letters_apart(one, other):
+            bare = [pairs.bare(text) for text in (one, other)]
+            assert bare[0][0] != bare[1][0], (one, other)
+            assert bare[0][-1] != bare[1][-1], (one, other)
+            apart += 1
+    assert apart > 50
+
+
+def test_keys_are_found_where_they_are_found_in_the_whole_text() -> None:
+    keys = (
+        "sk-Ab3dEf6hIj9kLm2nOp5qRs8t",
+        "ghp_Ab3dEf6hIj9kLm2nOp5qRs8tUv4wXy",
+        "LTAI5tAb3dEf6hIj9k",
+        "AKIAQ3EGUVAB7XKZ2M4N",
+    )
+    pieces = (
+        *keys,
+        " ",
+        "。",
+        "api_key = ",
+        "token: ",
+        "密钥：",
+        "Xq7Ab3dEf6hIj9kLm2",
+        "a",
+        "-",
+        "incomprehensibilities",
+    )
+    for raw in some_texts(1500, pieces, 6):
+        found = {(span.start, span.end) for span in find_secrets(Text(raw))}
+        for _, pattern in _KNOWN:
+            assert {match.span() for match in pattern.finditer(raw) if is_random(match[0])} <= found, raw
+        for match in _NAMED.finditer(raw):
+            key = match[1]
+            if is_random(key) and any(map(str.isdigit, key)) and any(map(str.isalpha, key)) and "/" not in key[:2]:
+                assert match.span(1) in found, raw

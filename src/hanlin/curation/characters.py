@@ -53,6 +53,15 @@ def _table() -> NDArray[np.uint16]:
     return table
 
 
+_ASCII_SUSPECTS = bytes(code for start, end in _RANGES[SUSPECT] for code in range(start, end + 1) if code < 128)
+_ASCII_OTHERS = bytes(code for code in range(128) if code not in _ASCII_SUSPECTS)
+
+
+def kinds_of_ascii(text: str) -> int:
+    """The kinds of all characters together; of ASCII only some control characters are of one."""
+    return SUSPECT if text.encode().translate(None, _ASCII_OTHERS) else 0
+
+
 def kinds_of(text: str) -> NDArray[np.uint16]:
     """The kinds of every character, as a sum of bits."""
     return _table()[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]

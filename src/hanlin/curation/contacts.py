@@ -220,7 +220,13 @@ _APPS = (
     "电报",
     *("钉钉", "飞机", "tg", "instagram"),
 )
-_LATIN_APPS = tuple(app.encode() for app in _APPS if app.isascii())
+_RARE = ("+", "q", "x")  # a letter that prose may lack is looked for before the names that hold it
+_LATIN_APPS = {
+    rare.encode(): tuple(
+        app.encode() for app in _APPS if app.isascii() and next((sign for sign in _RARE if sign in app), "") == rare
+    )
+    for rare in (*_RARE, "")
+}
 _OTHER_APPS = tuple(app for app in _APPS if not app.isascii())
 
 
@@ -250,9 +256,13 @@ def _places(text: AnyStr, piece: AnyStr) -> Iterator[int]:
 
 def _named_handles(text: Text) -> Iterator[re.Match[str]]:
     """The pattern, tried only where an app's name stands: everywhere it would take longer than all other kinds."""
-    places = {place for app in _LATIN_APPS for place in _places(text.outline, app)}
+    outline, lowered = text.outline, text.lowered
+    apps = [app for rare, apps in _LATIN_APPS.items() if rare in outline for app in apps if app in outline]
+    places = {place for app in apps for place in _places(outline, app)}
     if text.num_han:
-        places |= {place for app in _OTHER_APPS for place in _places(text.lowered, app)}
+        places |= {place for app in _OTHER_APPS if app in lowered for place in _places(lowered, app)}
+    if not places:
+        return
     end = 0
     if len(places) > _MOST_NAMES:
         raise TooMany
@@ -306,5 +316,4 @@ def find_contacts(text: Text) -> Iterator[Span]:
         yield from _ipv6(text)
     if b"0.0" in outline.translate(_DIGITS_AND_DOTS) and _DIGIT_DOT.search(text.folded):
         yield from _ipv4(text)
-    if any(app in outline for app in _LATIN_APPS) or (text.num_han and any(app in text.lowered for app in _OTHER_APPS)):
-        yield from _handles(text)
+    yield from _handles(text)

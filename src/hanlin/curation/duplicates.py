@@ -21,18 +21,19 @@ from hanlin.curation.fingerprints import (
     NUM_PERMUTATIONS,
     SHINGLE,
     Hashes,
-    grams,
+    grams_of,
     key_of_units,
     signatures,
 )
 from hanlin.curation.rows import ANSWERED, ASKED
-from hanlin.curation.rule import Text
+from hanlin.curation.rule import Text, count_units
 from hanlin.curation.signatures import IN_MEMORY, Near, Signatures
 
 KEYS = ("prompt", "prompt_chosen", "pair")
 MOST_COMPARED = 1000  # rows that agree in one band and are compared each with each; more count as one group
 MOST_KEPT = 200  # rows of one band that stay and are compared with; the best ones, so order still decides nothing
 _BATCH = 1000  # rows fingerprinted at once
+_UNITS_AT_ONCE, _TEXTS_AT_ONCE = 16, 64  # rows and texts whose units and shingles are: as many as a core's cache holds
 Better = Literal["longer_chosen", "shorter_chosen", "first"]
 
 
@@ -61,6 +62,8 @@ def print_arrays(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, 
     parts: list[Hashes] = []
     used: list[tuple[int, int]] = []  # of each part: its row, and the first key that compares it
     exact, sizes, ties = [], [], []
+    for start in range(0, count, _UNITS_AT_ONCE):
+        count_units(text for slots in rows[start : start + _UNITS_AT_ONCE] for _, text in slots)
     for number, slots in enumerate(rows):
         exact.append(key_of_units([text.units for _, text in slots]))
         sizes.append(sum(len(text.units) for side, text in slots if side in (*ANSWERED, "document")))
@@ -68,7 +71,7 @@ def print_arrays(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, 
         for side, text in slots:
             first = 0 if side in ASKED else 1 if side in ANSWERED else 2
             if wanted and len(text.units):
-                parts.append(grams(text.units, SHINGLE))
+                parts.append(text.units)
                 used.append((number, first))
                 present[number, first:] = True
         present[number, 1] &= any(side in ANSWERED for side, _ in slots)
@@ -76,10 +79,15 @@ def print_arrays(rows: Sequence[Sequence[tuple[str, Text]]], wanted: tuple[str, 
     return {
         "exact": np.frombuffer(b"".join(exact), np.uint64).reshape(count, 2),
         "present": present,
-        "near": _joined(signatures(parts), used, count),
+        "near": _joined(signatures(_shingled(parts)), used, count),
         "size": np.array(sizes, np.int64),
         "tie": np.array(ties, np.uint64),
     }
+
+
+def _shingled(parts: Sequence[Hashes]) -> list[Hashes]:
+    starts = range(0, len(parts), _TEXTS_AT_ONCE)
+    return [made for start in starts for made in grams_of(parts[start : start + _TEXTS_AT_ONCE], SHINGLE)]
 
 
 def _joined(parts: NDArray[np.uint32], used: list[tuple[int, int]], count: int) -> NDArray[np.uint32]:

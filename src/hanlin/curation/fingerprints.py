@@ -10,6 +10,7 @@ import importlib.util
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,23 +95,47 @@ def folded(text: str) -> str:
 
 def unit_hashes(text: str) -> Hashes:
     """One 64-bit hash for each unit of a folded text, in order."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return unit_hashes_of([text])[0]
+
+
+def unit_hashes_of(texts: Sequence[str]) -> list[Hashes]:
+    """`unit_hashes` of each text, computed together: most texts are too short for arrays of their own to be quick."""
+    joined = "\n".join((*texts, ""))  # no unit holds a line's end
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds = _kinds()[codes]
-    before = np.concatenate((np.zeros(1, np.uint8), kinds[:-1]))
-    starts = (kinds == 1) | ((kinds == 2) & (before != 2))
-    inside = kinds > 0
-    codes, starts = codes[inside].astype(np.uint64), np.flatnonzero(starts[inside])
+    begins = kinds > 0
+    begins[1:] &= (kinds[1:] == 1) | (kinds[:-1] != 2)
+    starts = np.flatnonzero(begins)
     if not len(starts):
-        return np.zeros(0, np.uint64)
-    offset = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
-    return np.add.reduceat((codes + _ONE) * _MIX[0] * _powers()[np.minimum(offset, 4095)], starts)
+        return [np.zeros(0, np.uint64)] * len(texts)
+    codes, kinds = codes[starts[0] :], kinds[starts[0] :]
+    lengths = np.diff(starts, append=len(joined))  # of units with what stands behind them, which counts for nothing
+    offset = np.arange(len(codes)) - np.repeat(starts - starts[0], lengths)
+    parts = (codes.astype(np.uint64) + _ONE) * _MIX[0] * _powers().take(offset, mode="clip")
+    parts[kinds == 0] = 0
+    hashes = np.add.reduceat(parts, starts - starts[0])
+    bounds = np.searchsorted(starts, [0, *accumulate(len(text) + 1 for text in texts)])
+    return [hashes[start:end] for start, end in pairwise(bounds.tolist())]
 
 
 def grams(units: Hashes, size: int) -> Hashes:
     """The hash of every `size` units in a row; of all of them where there are fewer."""
-    size = min(size, len(units))
-    if not size:
-        return units
+    return grams_of([units], size)[0]
+
+
+def grams_of(texts: Sequence[Hashes], size: int) -> list[Hashes]:
+    """`grams` of the units of each text, computed together."""
+    made = _hashed_grams(np.concatenate(texts), size) if texts else np.zeros(0, np.uint64)
+    ends = accumulate(map(len, texts))
+    return [
+        made[end - len(units) : end - size + 1] if len(units) >= size else _hashed_grams(units, len(units))
+        for units, end in zip(texts, ends, strict=True)
+    ]
+
+
+def _hashed_grams(units: Hashes, size: int) -> Hashes:
+    if not 0 < size <= len(units):
+        return np.zeros(0, np.uint64)
     total = np.zeros(len(units) - size + 1, np.uint64)
     for index in range(size):
         total = (total ^ (total >> np.uint64(29))) * _MIX[1] + units[index : index + len(total)]
@@ -136,7 +161,8 @@ def signatures(sets: list[Hashes]) -> NDArray[np.uint32]:
     flat = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
     offsets = np.cumsum([0, *map(len, sets)]).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, NUM_PERMUTATIONS, _SEED)
-    return np.array(matrix.to_rows(), np.uint32).reshape(len(sets), NUM_PERMUTATIONS)
+    flat_rows = chain.from_iterable(matrix.to_rows())
+    return np.fromiter(flat_rows, np.uint32, len(sets) * NUM_PERMUTATIONS).reshape(len(sets), NUM_PERMUTATIONS)
 
 
 def exact_key(text: str) -> bytes:

@@ -95,7 +95,7 @@ _HAN_NAMES = (
     " 快手 美团 网易 三六零 安第斯 蓝心 知海图 百灵 商量 智脑 猎鹰 小布 小艺 奇虎 三星 北京智源 浪潮 蚂蚁集团 稀宇"
     " 金山办公 学而思 好未来 荣耀 浦江实验室 技术创新研究所 艾伦研究所 幻方 星辰语义"
 )
-_LATIN, _HAN = frozenset(_LATIN_NAMES.split()), tuple(_HAN_NAMES.split())
+_LATIN, _HAN = frozenset(_LATIN_NAMES.split()), re.compile("|".join(_HAN_NAMES.split()))
 _WORDS = {
     # Who speaks: I and me; whose name, maker or base is spoken of.
     "I": "本人 本模型 本助手 本ai 本机器人 咱 俺 吾 在下 i me",
@@ -218,7 +218,7 @@ def names_somebody(text: Text, plain: str) -> bool:
     """Whether a name can be there at all; quick."""
     if not text.vocabulary.isdisjoint(_LATIN) or ".ai" in plain:
         return True
-    return not plain.isascii() and any(name in plain for name in _HAN)
+    return not plain.isascii() and _HAN.search(plain) is not None
 
 
 @dataclass(frozen=True, slots=True)

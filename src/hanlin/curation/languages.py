@@ -48,6 +48,11 @@ SHARE = 0.02  # of the letters that may be ordinary words of the other language
 
 def quick_language(text: Text) -> str:
     """ "zh" or "en" where raw counts leave no doubt, else what the full measure says ("zh", "en", "other", "none")."""
+    return raw_language(text) or text.evidence.language
+
+
+def raw_language(text: Text) -> str:
+    """ "zh" or "en" where raw counts leave no doubt, else ""."""
     if text.num_han > 3 * len(text.words) and text.num_han >= 4 and not text.count(KANA, 400):
         return "zh"
     if len(text.words) >= 8 and not text.num_han and len(ORDINARY.intersection(text.words)) >= 3:
@@ -56,8 +61,8 @@ def quick_language(text: Text) -> str:
         # Words of French, German, … decide against English only where there are two of them.
         foreign = OTHER_FUNCTION.intersection(text.words)
         if len(foreign) < 2 and sum(map(text.words.count, foreign)) < 2 and "://" not in text.raw:
-            return text.evidence.language if has_other_script(text.raw) else "en"
-    return text.evidence.language
+            return "" if has_other_script(text.raw) else "en"
+    return ""
 
 
 def asks_for_another(prompt: Text) -> bool:
@@ -72,9 +77,10 @@ def _may_be_english(asked: str, prompt: Text) -> bool:
 
 def check_agreement(text: Text, around: Around) -> Verdict:
     """The rule `language`: an answer in another language than its prompt's, which does not ask for it."""
-    if around.prompt is None or "```" in text.raw or asks_for_another(around.prompt):
+    if around.prompt is None or "```" in text.raw or (text.size < 4 and not has_other_script(text.head)):
         return KEEP
-    if text.size < 4 and not has_other_script(text.head):
+    sure = raw_language(text)  # takes less than the look for a request, and that less than the full measure
+    if (sure and sure == raw_language(around.prompt)) or asks_for_another(around.prompt):
         return KEEP
     asked, answered = quick_language(around.prompt), quick_language(text)
     if asked not in ("zh", "en") or answered == "none" or asked == answered:

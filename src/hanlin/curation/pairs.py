@@ -8,6 +8,10 @@ from hanlin.curation.rule import KEEP, Text, Verdict, objection
 
 _LETTERS = re.compile(r"[^\w]+")
 _STABLE = re.compile(r"[\x00-\x7f\u4e00-\u9fff]")
+# Letters that NFKC leaves alone, the first one not joined with what follows; and signs of which it makes no letters.
+_PLAIN_LETTER = re.compile(r"[0-9A-Za-z\u4e00-\u9fff]")
+_PLAIN_START = re.compile(_PLAIN_LETTER.pattern + _STABLE.pattern)
+_LAYOUT = " \n\t!\"#%&'()*+,-./:;<=>?[]`|~，。！？、；：“”‘’（）《》【】…—"
 NEAR, GAP = 0.97, 12.0
 SHORTEST = 60  # letters and digits of answers that can be nearly equal
 _LOOK = 80
@@ -25,7 +29,7 @@ def symbols(text: str) -> str:
 
 def check_equal(chosen: Text, rejected: Text) -> Verdict:
     """The rule `pair_equal`: answers that differ in nothing, or in next to nothing; emoji are something."""
-    if _ends_apart(chosen.raw, rejected.raw):
+    if _letters_apart(chosen.raw, rejected.raw) or _ends_apart(chosen.raw, rejected.raw):
         return KEEP
     one, other = bare(chosen.raw), bare(rejected.raw)
     if one == other:
@@ -36,6 +40,16 @@ def check_equal(chosen: Text, rejected: Text) -> Verdict:
     same = _common_ends(one, other)
     alike = same >= NEAR * longer and symbols(chosen.raw) == symbols(rejected.raw)
     return objection(f"{same / longer:.0%} alike") if alike else KEEP
+
+
+def _letters_apart(one: str, other: str) -> bool:
+    """Whether the very first and the very last letters differ, where it takes no folding to tell."""
+    one, other = one.strip(_LAYOUT), other.strip(_LAYOUT)
+    return (
+        all(_PLAIN_START.match(text) and _PLAIN_LETTER.match(text[-1]) for text in (one, other))
+        and one[0].lower() != other[0].lower()
+        and one[-1].lower() != other[-1].lower()
+    )
 
 
 def _ends_apart(one: str, other: str) -> bool:

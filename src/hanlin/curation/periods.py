@@ -8,7 +8,8 @@ are ruled out.
 import numpy as np
 
 LONGEST, TIMES = 30, 12  # characters of a stretch; how often it stands in a row
-_STEP, _WINDOW, _MULTIPLIER = 8, 4, np.uint64(0x100000001B3)
+_STEP, _WINDOW = 8, 4
+_MULTIPLIERS = np.uint32(0x01000193), np.uint32(0x9E3779B1)
 # Of a run of 11 p places those at which a window fits, and how many of them a grid of every eighth place hits for sure.
 _NEEDED = np.array([((TIMES - 1) * period - _WINDOW + 1) // _STEP for period in range(1, LONGEST + 1)])
 
@@ -18,17 +19,15 @@ def may_repeat(text: str) -> bool:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     if len(codes) < TIMES:
         return False
-    key = np.zeros(len(codes) + LONGEST + _WINDOW, np.uint64)
+    key = np.zeros(len(codes) + LONGEST + _WINDOW, np.uint32)
     key[: len(codes)] = codes
-    total = key[: len(codes) + LONGEST].copy()
-    for index in range(1, _WINDOW):
-        total *= _MULTIPLIER
-        total += key[index : index + len(total)]
+    twos = key[:-1] * _MULTIPLIERS[0] + key[1:]
+    fours = twos[:-2] * _MULTIPLIERS[1] + twos[2:]  # the same where four characters are
     size = (len(codes) - 1) // _STEP + 1
     # Row by row the windows at the distances 0 to 30 from every eighth place.
-    windows = np.ndarray((LONGEST + 1, size), np.uint64, total, 0, (8, 8 * _STEP))
+    windows = np.ndarray((LONGEST + 1, size), np.uint32, fours, 0, (4, 4 * _STEP))
     same = windows[1:] == windows[0]
-    likely = np.flatnonzero(np.count_nonzero(same, axis=1) >= _NEEDED)
+    likely = np.flatnonzero(np.add.reduce(same, axis=1, dtype=np.intp) >= _NEEDED)
     return any(_longest_run(same[place]) >= _NEEDED[place] for place in likely.tolist())
 
 

@@ -8,15 +8,19 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-from hanlin.curation.characters import SUSPECT
-from hanlin.curation.periods import may_repeat
+import numpy as np
+
+from hanlin.curation.characters import SUSPECT, WIDE
+from hanlin.curation.periods import TIMES, may_repeat
 from hanlin.curation.rule import KEEP, Around, Rule, Span, Text, Verdict, objection
 
 SHORTEST, LONGEST = 1, 20_000  # units (Han characters and Latin words) of an answer
 _UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[A-Za-z\u00c0-\u024f]+|\d+")
 _DIGITS = tuple(b"%d" % digit for digit in range(10))
 _REPEATED = re.compile(r"([^\d\s=\-_*#.|+~·•—–…─━]{1,30}?|(?:[^\d\s=\-_*#.|+~·•—–…─━] ?){1,15}?)\1{11,}")
-_PIECE_END = re.compile(r"[\n。！？!?]|\.\s")
+_BEHIND_PARTS = 0xF0000  # from here on characters for private use, a different one behind each part
+_NEVER_REPEATED = re.compile(r"[\d=\-_*#.|+~·•—–…─━]|[^\S ]|  ")
+_PIECE_END = re.compile(r"[\n。！？!?.](?:(?<!\.)|\s)")  # a full stop only before a space; begun by a set, so quick
 _OF_MARKUP = re.compile(r"(?<![</\w])(?:html|css)(?!\w)|标签|標籤")
 _ENDS = re.compile(r"[。！？!?.…”\"』」）)\]}》>`*~:：;；|_、$%°\d\u2600-\u27bf\U0001f000-\U0001faff~～—-]\s*$")
 _CUT = re.compile(
@@ -45,7 +49,8 @@ _DEBRIS = re.compile(
     r"|USER|ASSISTANT|Human|Assistant) ?:",
     re.M,
 )
-_TAG = re.compile(r"</?[a-z]+[^<>\n]{0,200}>", re.I)
+_TAG_OR_ENTITY = re.compile(r"&|<(?!\||start|end|<)")
+_DEBRIS_SIGNS = ("<", "&", "INST]", "Human", "Assistant", "Instruction", "Response", "USER", "ASSISTANT")
 
 
 def check_length(text: Text, around: Around) -> Verdict:
@@ -58,11 +63,11 @@ def check_length(text: Text, around: Around) -> Verdict:
 def check_repetition(text: Text, around: Around) -> Verdict:
     """The rule `repetition`: a stretch twelve times in a row, one line or sentence most of it, or few 8-grams."""
     raw = text.raw
-    if may_repeat(raw[:40_000]) and (match := _REPEATED.search(raw, 0, 40_000)):
+    if _may_repeat(raw[:40_000]) and (match := _REPEATED.search(raw, 0, 40_000)):
         return objection("one stretch many times in a row", (Span(*match.span(), "repetition"),))
     pieces = [piece.strip() for piece in _PIECE_END.split(raw[:40_000])]
     pieces = [piece for piece in pieces if len(piece) > (8 if piece.isascii() else 4)]
-    if len(pieces) >= 8:
+    if len(pieces) >= 8 and len(pieces) - len(set(pieces)) >= 5:
         piece, count = Counter(pieces).most_common(1)[0]
         if count >= 6 and 2 * count > len(pieces):
             start = raw.find(piece)
@@ -75,11 +80,21 @@ def check_repetition(text: Text, around: Around) -> Verdict:
     return KEEP
 
 
+def _may_repeat(raw: str) -> bool:
+    """Whether `_REPEATED` can find anything: by the whole text, then by the parts of which a stretch leaves none."""
+    if not may_repeat(raw):
+        return False
+    parts = (part for part in _NEVER_REPEATED.split(raw) if len(part) >= TIMES)
+    return may_repeat("".join(part + chr(_BEHIND_PARTS + number) for number, part in enumerate(parts)))
+
+
 def _varies(text: Text) -> bool:
     """True only where 0.35 of the 8-grams are different: each different pair of units but those at the end starts a
     different 8-gram, so enough different pairs in a part of the text will do.
     """
     most = text.size + sum(map(text.outline.count, _DIGITS))  # at least as many as there are units
+    if _num_beginnings(text) - 7 >= 0.35 * (most - 7):
+        return True
     seen: set[tuple[str, str]] = set()
     for start in range(0, min(len(text.raw), 20_000), 1000):
         seen.update(pairwise(_UNIT.findall(text.raw, start, start + 1000)))
@@ -87,6 +102,21 @@ def _varies(text: Text) -> bool:
         if len(seen) - 6 - 2 * (start // 1000 + 1) >= 0.35 * (most - 7):
             return True
     return False
+
+
+def _num_beginnings(text: Text) -> int:
+    """Different words and pairs of Han characters, each of which begins an 8-gram but in the last seven places; 0 where
+    counting them so would not be exact.
+    """
+    if text.has(WIDE) or len(text.raw) > 20_000:
+        return 0
+    if not text.num_han:
+        return len(text.vocabulary)
+    codes = np.frombuffer(text.raw.encode("utf-16-le", "surrogatepass"), np.uint16)
+    han = ((codes >= 0x4E00) & (codes < 0xA000)) | ((codes >= 0x3400) & (codes < 0x4DC0))
+    beside = han[:-1] & han[1:]
+    pairs = np.sort(codes[:-1][beside].astype(np.uint32) << 16 | codes[1:][beside])
+    return len(text.vocabulary) + int(np.count_nonzero(np.diff(pairs))) + bool(len(pairs))
 
 
 def check_ending(text: Text, around: Around) -> Verdict:
@@ -122,18 +152,24 @@ def check_refusal(text: Text, around: Around) -> Verdict:
 def check_markup(text: Text, around: Around) -> Verdict:
     """The rule `markup`: HTML tags and entities outside code, or another chat template's control pieces."""
     raw = text.raw
-    if not ("<" in raw or "&" in raw or "[" in raw or ":" in raw or "：" in raw):
+    if not any(sign in raw for sign in _DEBRIS_SIGNS):
         return KEEP
-    asked = bool(around.prompt and ("<" in around.prompt.raw or "html" in around.prompt.lowered))
-    asked = asked or bool(_OF_MARKUP.search(text.lowered))
-    found = []
+    found: list[Span] = []
+    meant = None  # whether tags and entities are what the answer is about; asked only where there are any
     for match in _DEBRIS.finditer(raw):
-        tag = match[0].startswith("<") and not match[0].startswith(("<|", "<start", "<end", "<<"))
-        if not (tag or match[0].startswith("&")) or not (asked or "```" in raw or "`" in raw):
-            found.append(Span(*match.span(), "markup"))
+        if _TAG_OR_ENTITY.match(match[0]):
+            meant = _speaks_of_markup(text, around) if meant is None else meant
+            if meant:
+                continue
+        found.append(Span(*match.span(), "markup"))
         if len(found) >= 20:
             break
     return objection("markup debris", tuple(found)) if found else KEEP
+
+
+def _speaks_of_markup(text: Text, around: Around) -> bool:
+    asked = around.prompt is not None and ("<" in around.prompt.raw or "html" in around.prompt.lowered)
+    return asked or "`" in text.raw or bool(_OF_MARKUP.search(text.lowered))
 
 
 def check_document(text: Text, around: Around) -> Verdict:

@@ -17,7 +17,7 @@ _KNOWN = tuple(
     (start.lower().encode(), re.compile(_B + pattern + _E))
     for start, pattern in (
         ("sk-", r"sk-[A-Za-z0-9_-]{20,200}"),
-        ("gh", r"gh[pousr]_[A-Za-z0-9]{30,255}"),
+        *((f"gh{kind}_", rf"gh{kind}_[A-Za-z0-9]{{30,255}}") for kind in "pousr"),
         ("github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}"),
         ("glpat-", r"glpat-[A-Za-z0-9_-]{20,64}"),
         ("AKIA", r"AKIA[0-9A-Z]{16}"),
@@ -49,8 +49,9 @@ _NAMED = re.compile(
 )
 _PEM = re.compile(r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_END = re.compile(r"-----END (?:[A-Z]{2,9} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
-# Every key has a run of these, and prose hardly any.
+# Every key is a run of these, and prose has hardly any as long.
 _RUN, _IN_RUN = b"a" * 14, bytes(0x61 if chr(code) in _KEY_CHARACTERS else 0x20 for code in range(256))
+_DIGIT = re.compile(rb"[0-9]")
 _PASSWORD = re.compile(r"://([^\s/@:\"'<>]{1,80}):([^\s/@\"'<>]{1,120})@[A-Za-z0-9\[]")
 _IN_QUERY = re.compile(r"[?&;](?:password|passwd|pwd)=([^\s&;\"'<>#]{4,80})", re.I)
 _BLANK = re.compile(
@@ -63,9 +64,9 @@ _BLANK_PASSWORD = re.compile(r"(?:pass(?:word|wd|wort)?|pwd|secret|token|\[?å¯†ç
 def find_secrets(looked_at: Text) -> Iterator[Span]:
     """Keys and tokens of a text."""
     text = looked_at.folded
-    has_run = _RUN in looked_at.outline.translate(_IN_RUN)
-    for start, pattern in _KNOWN if has_run else ():
-        if start in looked_at.outline:
+    runs = _long_runs(looked_at.outline)
+    for start, pattern in _KNOWN if runs else ():
+        if start in runs:
             for match in bounded(pattern.finditer(text)):
                 if is_random(match[0]):
                     yield Span(*match.span(), "secret", "sensitive")
@@ -74,7 +75,7 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
             if len(text[match.end() : match.end() + 200].split("-----")[0].strip()) >= 16:
                 end = _PEM_END.search(text, match.end(), match.end() + 20_000)
                 yield Span(match.start(), end.end() if end else len(text), "secret", "sensitive")
-    if has_run and (
+    if _DIGIT.search(runs) and (
         any(name in looked_at.outline for name in _LATIN_NAMES)
         or (looked_at.num_han and any(name in looked_at.lowered for name in _HAN_NAMES))
     ):
@@ -82,6 +83,18 @@ def find_secrets(looked_at: Text) -> Iterator[Span]:
             key = match[1]
             if is_random(key) and any(map(str.isdigit, key)) and any(map(str.isalpha, key)) and "/" not in key[:2]:
                 yield Span(*match.span(1), "secret", "sensitive")
+
+
+def _long_runs(outline: bytes) -> bytes:
+    """The runs of characters that can be keys, one behind the other."""
+    marked, runs = outline.translate(_IN_RUN), []
+    start = marked.find(_RUN)
+    while start >= 0:
+        end = marked.find(b" ", start)
+        end = len(marked) if end < 0 else end
+        runs.append(outline[start:end])
+        start = marked.find(_RUN, end)
+    return b" ".join(runs)
 
 
 def find_url_credentials(text: str) -> Iterator[Span]:

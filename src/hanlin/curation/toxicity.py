@@ -32,9 +32,18 @@ _HALF, _REST = np.uint64(31), np.uint64(46)  # 18 bits are left: NUM_BUCKETS
 def features(text: str) -> NDArray[np.int64]:
     """Buckets of a text's n-grams, each once: 1 to 3 characters of Chinese, 2 to 5 of other text with word edges."""
     made = f" {_SPACES.sub(' ', folded(text))} "
-    codes = _codes(made)
-    buckets = [_buckets(codes, size) for size in _sizes(made) if len(made) >= size]
-    return np.unique(np.concatenate(buckets)) if buckets else np.zeros(0, np.int64)
+    sizes = [size for size in _sizes(made) if size <= len(made)]
+    buckets = _buckets(_codes(made), sizes)
+    return _different(np.concatenate([row[: len(made) - size + 1] for row, size in zip(buckets, sizes, strict=True)]))
+
+
+def _different(buckets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`np.unique`, which takes longer for as few."""
+    buckets.sort()
+    first = np.empty(len(buckets), bool)
+    first[:1] = True
+    np.not_equal(buckets[1:], buckets[:-1], out=first[1:])
+    return buckets[first]
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -45,16 +54,19 @@ def _codes(text: str) -> NDArray[np.uint64]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
 
 
-def _buckets(codes: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
-    """The bucket of the n-gram that starts at each character."""
-    total = codes[: len(codes) - size + 1] ^ np.uint64(size)
+def _buckets(codes: NDArray[np.uint64], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """For each size (they go up by one) the bucket of the n-gram that starts at each character; behind it are zeros."""
+    padded = np.concatenate((codes, np.zeros(sizes[-1] - 1, np.uint64)))
+    total = codes ^ np.array(sizes, np.uint64)[:, None]
     shifted = np.empty_like(total)
-    for index in range(size):
+    for index in range(sizes[-1]):
+        longer = max(0, index + 1 - sizes[0])  # the first size with so many characters
+        part, moved = total[longer:], shifted[longer:]
         if index:
-            total ^= codes[index : index + len(total)]
-        total *= _PRIME
-        np.right_shift(total, _HALF, out=shifted)
-        total ^= shifted
+            part ^= padded[index : index + len(codes)]
+        part *= _PRIME
+        np.right_shift(part, _HALF, out=moved)
+        part ^= moved
     total *= _GOLDEN
     total >>= _REST
     return total.view(np.int64)
@@ -77,7 +89,7 @@ def score(text: str) -> float:
 def probability(buckets: NDArray[np.int64], weights: NDArray[np.float32], bias: float) -> float:
     """The logistic function of the mean-scaled sum of weights (norm 1 for each text, as it was trained)."""
     total = weights[buckets].sum() / np.sqrt(max(1, len(buckets))) + bias
-    return float(1 / (1 + np.exp(-np.clip(total, -30, 30))))
+    return float(1 / (1 + np.exp(-min(max(total, -30), 30))))
 
 
 def threshold(text: str) -> float:
@@ -98,11 +110,9 @@ def _suspects(text: Text) -> Sequence[tuple[int, int]]:
     if len(made) != len(text.raw) or len(made) < 2 * WINDOW:
         return places
     weights, bias, _, _ = _model()
-    totals, edges = np.zeros(len(places)), np.array([start for start, _ in places])
     sizes = _sizes(made)
-    codes = _codes(made[: places[-1][1]] + " " * max(sizes))
-    for size in sizes:
-        totals += np.add.reduceat(weights[_buckets(codes, size)], edges)
+    found = weights[_buckets(_codes(made[: places[-1][1]] + " " * sizes[-1]), sizes)]
+    totals = np.add.reduceat(found, [start for start, _ in places], axis=1).sum(axis=0, dtype=np.float64)
     likely = totals / np.sqrt(WINDOW * len(sizes)) + bias > _MARGIN
     return [place for place, suspect in zip(places, likely.tolist(), strict=True) if suspect]
 

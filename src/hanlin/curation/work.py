@@ -4,7 +4,7 @@ chunk-000000007.rows.jsonl       rows that stay, as they are to be written
 chunk-000000007.decisions.jsonl  every drop, edit and flag
 chunk-000000007.aside.jsonl      rows that could not be read, each with its place and reason
 chunk-000000007.found.jsonl      benchmark items, each with the row that holds it
-chunk-000000007.npz              prints of the rows that stay, for duplicates, and the rows' places
+chunk-000000007.npz              the places of the rows that stay, and their prints where duplicates are looked for
 chunk-000000007.near             their MinHash signatures, row by row (where near-duplicates are looked for)
 chunk-000000007.bands            hashes of the signatures' bands, band by band
 chunk-000000007.done.json        counts; written last: a chunk with it is complete
@@ -26,7 +26,7 @@ from hanlin.curation.contamination import Benchmarks, find_contamination, read_b
 from hanlin.curation.duplicates import print_arrays
 from hanlin.curation.fingerprints import check_extras
 from hanlin.curation.policy import Decision, Judge, Outcome, curate_row
-from hanlin.curation.recipe import CurationRecipe
+from hanlin.curation.recipe import CurationRecipe, DuplicatesSection
 from hanlin.curation.rule import Text
 from hanlin.curation.shards import Chunk, Row, Trouble, line_of, parse_row, read_file, write_file
 from hanlin.curation.signatures import hash_bands
@@ -131,8 +131,7 @@ def curate_chunk(chunk: Chunk, work: Path, tools: Tools) -> dict[str, int]:
         )
         if reason:
             _set_aside(piles, chunk.file, number, reason, raw)
-    near = tuple(tools.recipe.duplicates.near)
-    _write(chunk, work, piles, print_arrays(piles.texts, near), bool(near))
+    _write(chunk, work, piles, tools.recipe.duplicates)
     return dict(piles.counts)
 
 
@@ -148,6 +147,9 @@ def _curate(piles: _Piles, row: Row, place: str, source: str, tools: Tools) -> s
         return "the row is nested too deeply"
     _decontaminate(piles, outcome, place, tools)
     _sort(piles, outcome, row.raw, place, source)
+    section = tools.recipe.duplicates
+    if outcome.row is not None and (section.exact or section.near):
+        piles.texts.append([(side, text) for (side, _), text in zip(outcome.slots, outcome.texts, strict=True)])
     return ""
 
 
@@ -175,7 +177,6 @@ def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) 
     made = json.dumps(outcome.row, ensure_ascii=False).encode("utf-8", "backslashreplace") if outcome.changed else raw
     piles.rows.append(made + b"\n")
     piles.places.append(place)
-    piles.texts.append([(side, text) for (side, _), text in zip(outcome.slots, outcome.texts, strict=True)])
     piles.counts[f"passed|{source}"] += 1
     for (side, _), text in zip(outcome.slots, outcome.texts, strict=True):
         if side in ("chosen", "rejected", "assistant", "document"):
@@ -187,8 +188,8 @@ def _sort(piles: _Piles, outcome: Outcome, raw: bytes, place: str, source: str) 
 def _script(text: Text) -> str:
     """For the plot: by raw counts, one Han character worth 0.6 words as in `text.language`."""
     if not text.num_han:
-        return "Latin" if text.words else "none"
-    return "Han" if HAN_WORTH * text.num_han >= len(text.words) else "Latin"
+        return "Latin" if text.num_words else "none"
+    return "Han" if HAN_WORTH * text.num_han >= text.num_words else "Latin"
 
 
 def _set_aside(piles: _Piles, file: str, number: int, reason: str, raw: bytes | Trouble) -> None:
@@ -204,12 +205,14 @@ def _set_aside(piles: _Piles, file: str, number: int, reason: str, raw: bytes | 
     piles.counts[f"aside|{reason}"] += 1
 
 
-def _write(chunk: Chunk, work: Path, piles: _Piles, arrays: dict[str, np.ndarray], compared: bool) -> None:
-    near, present = arrays.pop("near"), arrays["present"]
+def _write(chunk: Chunk, work: Path, piles: _Piles, section: DuplicatesSection) -> None:
+    arrays = print_arrays(piles.texts, section.near) if section.exact or section.near else {}
+    near = arrays.pop("near", None)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays, places=np.array([place.encode() for place in piles.places]))
     contents = [piles.rows, piles.decisions, piles.aside, piles.findings, [buffer.getvalue()]]
-    if compared:
+    if near is not None and section.near:
+        present = arrays["present"]
         bands = (hash_bands(near[:, key], present[:, key]).tobytes() for key in range(present.shape[1]))
         contents += [near.tobytes()], list(bands)
     for name, pieces in zip(PARTS, contents, strict=False):
