@@ -352,9 +352,14 @@ def negatives(seed: int, count: int) -> Iterator[str]:
         )
 
 
-def probes() -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Rows by somebody who had not read the rule, with the places of their personal data; of nobody, keys left out."""
-    for line in Path(__file__).with_name("personal_probes.txt").read_text(encoding="utf-8").splitlines():
+def probes(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Rows with the places of their personal data, which is of nobody; keys are left out.
+
+    `personal_probes.txt` is by somebody who had not read the rule. So are the first 555 rows of
+    `personal_fresh_probes.txt`; the others were written against the rule, each batch before it was mended on it, without
+    those that hide what they say (jane dot doe, 微 信 号).
+    """
+    for line in Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines():
         text, spans = "", []
         for piece in re.split("(⟦.*?⟧)", line.replace("\\n", "\n").replace("\\t", "\t")):
             value = piece.strip("⟦⟧")

@@ -107,7 +107,7 @@ def test_handles_and_secrets_are_found_wherever_the_pattern_finds_them() -> None
     draw = random.Random(11)
     for _ in range(3000):
         text = Text("".join(draw.choice(pieces) for _ in range(draw.randint(2, 9))))
-        found = [match.span() for match in contacts._named_handles(text)]
+        found = [match.span() for match in contacts._named_handles(text, *contacts._apps(text))]
         assert found == [match.span() for match in contacts._HANDLE.finditer(text.folded)], text.raw
 
 

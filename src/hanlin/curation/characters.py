@@ -17,7 +17,8 @@ PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕�
 _RANGES: dict[int, tuple[tuple[int, int], ...]] = {
     HAN: ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x3007, 0x3007), (0x20000, 0x323AF)),
     KANA: ((0x3041, 0x30FF),),
-    WIDE: ((0xFF10, 0xFF19), (0xFF20, 0xFF3A), (0xFF41, 0xFF5A)),  # letters, digits and @ of full width
+    # Letters, digits, @ and what joins them in numbers and handles, of full width.
+    WIDE: ((0xFF0B, 0xFF0B), (0xFF0D, 0xFF0E), (0xFF10, 0xFF19), (0xFF20, 0xFF3A), (0xFF3F, 0xFF3F), (0xFF41, 0xFF5A)),
     ACCENTED: ((0xC0, 0x24F),),
     DASH: ((0x2010, 0x2015),),
     # Nothing below U+231A starts an emoji but signs with a selector (U+FE0F).

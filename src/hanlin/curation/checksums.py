@@ -85,3 +85,21 @@ def is_hong_kong_id(letters: str, digits: str, check: str) -> bool:
     values = [36, *(ord(char) - 55 for char in letters)][-2:] + [int(char) for char in digits]
     total = sum(value * weight for value, weight in zip(values, range(9, 1, -1), strict=True))
     return "0123456789A"[-total % 11] == check
+
+
+# ITU-T E.164 and the countries' own plans: how many digits follow a country code.
+_NATIONAL_DIGITS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("1", "7", "58", "90", "91", "98", "234"), (10, 10)),
+    **dict.fromkeys(("27", "31", "33", "34", "40", "41", "48", "61", "351", "380", "420"), (9, 9)),
+    **dict.fromkeys(("45", "47", "65", "852", "853"), (8, 8)),
+    **dict.fromkeys(("32", "36", "66", "886", "966", "971", "972"), (8, 9)),
+    **dict.fromkeys(("20", "44", "63", "81", "84"), (9, 10)),
+    **dict.fromkeys(("52", "54", "55"), (10, 11)),
+    **dict.fromkeys(("60", "62", "64", "82"), (8, 11)),
+}
+
+
+def is_phone_abroad(code: str, national: str) -> bool:
+    """Whether a country with this code gives out numbers of this length; a leading zero is for calls within it."""
+    fewest, most = _NATIONAL_DIGITS.get(code, (9 - len(code), 14 - len(code)))
+    return fewest <= len(national) <= most or (national[:1] == "0" and fewest <= len(national) - 1 <= most)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from hanlin.curation import characters, checksums
 from hanlin.curation.candidates import MOST, TooMany, bounded
 from hanlin.curation.contacts import find_contacts
-from hanlin.curation.cues import is_arithmetic, is_quantity, says, says_in, words_before
+from hanlin.curation.cues import FAR, digits_of, is_after_letter, is_arithmetic, is_linked, says, says_in, words_before
+from hanlin.curation.phones import find_landlines, find_mobiles, find_phones_abroad
 from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
 from hanlin.curation.secrets import find_secrets, find_url_credentials
 
@@ -21,51 +22,43 @@ _START, _END = r"(?<![0-9A-Za-z_])", r"(?![0-9A-Za-z_])"
 _MANY_DIGITS = re.compile(r"\d(?:[ .()\u2010-\u2015-]{0,2}\d){5}")
 _DIGITS = bytes(0x30 if 0x30 <= code <= 0x39 else 0x2E for code in range(256))
 
-_RESIDENT = re.compile(r"(?<!\d)(?<!\d[-.])([1-8]\d{5})([ -]?)((?:18|19|20)\d{6})\2(\d{3}[\dXx])(?!\d)(?![A-Za-z_])")
+_DASH = r"\u2010-\u2015-"  # hyphens and dashes, inside brackets
+_RESIDENT = re.compile(
+    rf"(?<!\d)(?<!\d[-.])([1-8]\d{{5}})([ .{_DASH}]?)((?:18|19|20)\d{{6}})\2(\d{{3}}[\dXx])(?!\d)(?![A-Za-z_])"
+)
+_PARTED_CARD = re.compile(
+    rf"(?<!\d)(?<!\d[-. ])[3-6]\d{{3,7}}([ .{_DASH}])\d{{2,10}}(?:\1\d{{1,10}}){{0,4}}(?![ -]?\d)(?![A-Za-z_])"
+)
+_CARD_WORD = re.compile("卡|账户|账号|帐户|card|account")
+_PARTED_RESIDENT = re.compile(
+    rf"(?<!\d)(?<!\d[-. ])[1-8]\d{{2,5}}([ .{_DASH}])\d{{2,8}}(?:\1\d{{2,8}}){{0,4}}\1?[\dXx](?!\d)(?![A-Za-z_])"
+)
 _OLD_RESIDENT = re.compile(r"(?<!\d)([1-8]\d)\d{4}(\d{6})\d{3}(?!\d)(?![A-Za-z_])")
 _CARD = re.compile(
-    r"(?<!\d)(?<!\d[-. ])(?:\d{14,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5}"
-    r"|\d{6}[ -]\d{10,13})"
+    rf"(?<!\d)(?<!\d[-. ])(?:\d{{14,19}}|\d{{4}}([ .{_DASH}])\d{{4}}\1\d{{4}}\1\d{{4}}(?:\1\d{{1,3}})?"
+    rf"|\d{{4}}([ .{_DASH}])\d{{6}}\2\d{{4,5}}|\d{{6}}[ -]\d{{10,13}})"
     r"(?![ -]?\d)(?![A-Za-z_])"
-)
-_MOBILE = re.compile(
-    r"(?<!\d)(?<!\d[-.])(?:[(（]?(?:\+|00)?86[)）]?[ -]?)?"
-    r"(1[3-9]\d(?:\d{8}|([ .-])\d{4}\2\d{4}|[ -]\d{8}|\d ?\d{3} ?\d{4}))"
-    r"(?![\d_]|-\d|\.\d)(?![A-Za-z]{3})"
-)
-_LANDLINE = re.compile(
-    r"(?<!\d)(?<!\d[-.])(?:(?:\+|00)86[ -]?\(?(?:0?10|0?2[0-57-9]|0?[3-9]\d\d)\)?[ -]?"
-    r"|[(（]0(?:10|2[0-57-9]|[3-9]\d\d)[)）][ -]?|0(?:10|2[0-57-9]|[3-9]\d\d)([ -]|))"
-    r"[2-9]\d{2,3}[ -]?\d{4}(?:(?:-|转|ext\.? ?)\d{1,5})?(?![\d_])(?!-\d)(?![A-Za-z])"
-)
-_ABROAD = re.compile(r"(?<![\dA-Za-z_)])\+(?!86)[1-9]\d{0,2}(?:[ -]?\(\d{1,4}\))?(?:[ .-]?\d{2,5}){2,5}(?![\d_]|\.\d)")
-_AMERICAN = re.compile(
-    r"(?<![\dA-Za-z_+(])(?<!\d[-. ])(?:1[-. ])?(?:\([2-9]\d\d\) ?|([2-9]\d\d)([-. ]|))[2-9]\d\d[-. ]?\d{4}"
-    r"(?![\d_])(?![-.]\d)"
-)
-_LOCAL_PHONE = re.compile(
-    r"(?<![\dA-Za-z_+])(?<!\d[-. ])(?:0\d{1,4}[ -]?\d{3,4}[ -]?\d{3,4}|[2-9]\d{3}[ -]\d{4})(?![\d_])(?!-\d)"
 )
 _SOCIAL = re.compile(r"(?<![\d-])(?!000|666|9)(\d{3})([- ])(?!00)(\d\d)\2(?!0000)(\d{4})(?![\d-])")
 _TAIWAN = re.compile(_START + r"[A-Z][1289]\d{8}" + _END)
-_HONG_KONG = re.compile(_START + r"([A-Z]{1,2})(\d{6})([(（][0-9A][)）]|[0-9A]" + _END + ")")
+_HONG_KONG = re.compile(
+    _START + rf"([A-Z]{{1,2}})[ {_DASH}]?(\d{{6}})[ {_DASH}]?([(（\[【][0-9A][)）\]】]|[0-9A]" + _END + ")"
+)
+_PUBLIC_HONG_KONG = ("A123456(3)", "A1234563")
 _COMPANY = re.compile(_START + r"[0-9A-HJ-NPQRTUWXY]{2}\d{6}[0-9A-HJ-NPQRTUWXY]{10}" + _END)
 _PLATE = re.compile(
     rf"([{characters.PROVINCES}])[A-HJ-NP-Z]([·•・ -]?)"
     r"(?:[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳]|[A-HJK][A-HJ-NP-Z0-9]\d{4}|\d{5}[A-HJK])" + _END
 )
 _PROVINCE = re.compile(rf"[{characters.PROVINCES}][A-HJ-NP-Z]")
-_TRAVEL = re.compile(_START + r"(?:[A-Za-z]{1,2}\d{7,8}|[HMhm]\d{8}(?:\d{2})?|\d{8,9})" + _END)
+_TRAVEL = re.compile(_START + r"(?:[A-Za-z]{1,2}\d{7,8}|[A-Z]{2,3}\d{6}|[HMhm]\d{10}|\d{8,9})" + _END)
 _ADDRESS = re.compile(
     r"(?:[\u4e00-\u9fff]{2,7}(?:省|自治区))?(?:[\u4e00-\u9fff]{2,7}市)?[\u4e00-\u9fff]{1,7}[市区县旗](?:[\u4e00-\u9fff]{1,8}[镇乡街道])?"
     r"[\u4e00-\u9fff\d]{1,12}(?:路|街|大道|巷|弄|胡同)[\d一二三四五六七八九十百之-]{1,8}号(?:[\u4e00-\u9fffA-Za-z\d-]{0,16}[楼室栋单元座层])?"
 )
 
-_VARIABLE = re.compile(r"(?<![a-z_])[a-z] ?=$")
-_PUBLIC_PHONES = frozenset({"13800138000", "18888888888"})
 _PUBLIC_SOCIAL = frozenset({"078051120", "219099999", "123456789"})
 _DEPARTMENTS = ("91", "92", "93", "11", "12", "13", "51", "52", "53")  # the first two of a company code in digits
-_TOLL_FREE = ("400", "800", "833", "844", "855", "866", "877", "888", "900")
 
 
 LIST = "list"  # the kind of a whole text with more candidates than are looked at
@@ -126,20 +119,14 @@ def _weight(span: Span) -> tuple[int, int]:
     return -_GRAVITY[span.severity], span.end - span.start
 
 
-def _digits(text: str) -> str:
-    if text.isascii() and text.isdigit():
-        return text
-    return "".join(char for char in text if "0" <= char <= "9")
-
-
-def _after_letter(text: str, start: int) -> bool:
-    return start > 0 and text[start - 1].isascii() and (text[start - 1].isalpha() or text[start - 1] == "_")
-
-
 def _residents(text: Text) -> Iterator[Span]:
     for match in bounded(_RESIDENT.finditer(text.folded)):
         number = match[1] + match[3] + match[4]
         if checksums.is_resident_id(number):
+            yield Span(*match.span(), "cn_resident_id", "sensitive")
+    for match in bounded(_PARTED_RESIDENT.finditer(text.folded)):
+        number = "".join(filter(str.isalnum, match[0]))
+        if len(number) == 18 and checksums.is_resident_id(number) and says(text.lowered, match.start(), "identity"):
             yield Span(*match.span(), "cn_resident_id", "sensitive")
     for match in bounded(_OLD_RESIDENT.finditer(text.folded)):
         born = checksums.is_birth_date(f"19{match[2]}")
@@ -149,80 +136,20 @@ def _residents(text: Text) -> Iterator[Span]:
 
 def _cards(text: Text) -> Iterator[Span]:
     for match in bounded(_CARD.finditer(text.folded)):
-        digits = _digits(match[0])
-        if not 14 <= len(digits) <= 19 or len(set(digits)) < 3 or _after_letter(text.folded, match.start()):
+        digits = digits_of(match[0])
+        if not 14 <= len(digits) <= 19 or len(set(digits)) < 3 or is_after_letter(text.folded, match.start()):
             continue
         if not checksums.is_luhn(digits) or not checksums.is_card_issuer(digits):
             continue
-        if not says(text.lowered, match.start(), "number") and not is_arithmetic(text.folded, *match.span()):
-            yield Span(*match.span(), "bank_card", "sensitive")
-
-
-def _mobiles(text: Text) -> Iterator[Span]:
-    for match in bounded(_MOBILE.finditer(text.folded)):
-        start, end = match.span()
-        if _is_no_phone(_digits(match[1])):
+        if says(text.lowered, match.start(), "number") or is_arithmetic(text.folded, *match.span()):
             continue
-        before = text.folded[start - 1] if start else " "
-        if before in "(（" and match[0].count(")") and not match[0].count("("):
-            start -= 1
-        words = words_before(text.lowered, start)
-        if (words and says_in(words, "phone")) or (
-            not _after_letter(text.folded, start)
-            and before not in "#.$¥￥€_/第"
-            and not (before == "=" and _VARIABLE.search(text.lowered, max(0, start - 4), start))
-            and not _is_joined(text.folded[end : end + 1])
-            and not (words and says_in(words, "number"))
-            and not is_arithmetic(text.folded, start, end)
-            and not is_quantity(text.lowered, end)
-        ):
-            yield Span(start, end, "cn_mobile")
-
-
-def _is_no_phone(digits: str) -> bool:
-    """Numbers that everybody knows, and made-up ones: 13800000000, 13131313131."""
-    return digits in _PUBLIC_PHONES or len(set(digits[3:])) == 1 or len(set(digits)) <= 2
-
-
-def _is_joined(after: str) -> bool:
-    return after.isascii() and (after.isalpha() or after in ("%", "/"))
-
-
-def _landlines(text: Text) -> Iterator[Span]:
-    for match in bounded(_LANDLINE.finditer(text.folded)):
-        plain = match[1] == ""
-        if plain and not says(text.lowered, match.start(), "phone"):
-            continue
-        if says(text.lowered, match.start(), "number") or _after_letter(text.folded, match.start()):
-            continue
-        yield Span(*match.span(), "cn_landline")
-
-
-def _phones_abroad(text: Text) -> Iterator[Span]:
-    for match in bounded(_ABROAD.finditer(text.folded)) if "+" in text.folded else ():
-        digits = _digits(match[0])
-        if 9 <= len(digits) <= (13 if len(match[0]) == len(digits) + 1 else 15) and not is_arithmetic(
-            text.folded, match.start() + 1, match.end()
-        ):
-            if digits.startswith("1") and (len(digits) != 11 or _is_public_american(digits[1:])):
-                continue
-            yield Span(*match.span(), "phone")
-    for match in bounded(_AMERICAN.finditer(text.folded)):
-        digits = _digits(match[0])[-10:]
-        plain = match[2] == ""
-        cued = says(text.lowered, match.start(), "phone")
-        if _is_public_american(digits) or (not cued and (plain or match[2] == " ")):
-            continue
-        if cued or not (says(text.lowered, match.start(), "number") or is_arithmetic(text.folded, *match.span())):
-            yield Span(*match.span(), "phone")
-    for match in bounded(_LOCAL_PHONE.finditer(text.folded)):
-        if 8 <= len(_digits(match[0])) <= 12 and says(text.lowered, match.start(), "phone"):
-            yield Span(*match.span(), "phone")
-
-
-def _is_public_american(digits: str) -> bool:
-    """Toll-free numbers, and 555-0100 to 555-0199, which the numbering plan reserves for fiction."""
-    return digits[:3] in _TOLL_FREE or digits[3:8] == "55501"
+        yield Span(*match.span(), "bank_card", "sensitive")
+    for match in bounded(_PARTED_CARD.finditer(text.folded)):
+        digits = digits_of(match[0])
+        if 15 <= len(digits) <= 19 and checksums.is_luhn(digits) and checksums.is_card_issuer(digits):
+            words = words_before(text.lowered, match.start())
+            if _CARD_WORD.search(words) and not says_in(words, "number"):
+                yield Span(*match.span(), "bank_card", "sensitive")
 
 
 def _socials(text: Text) -> Iterator[Span]:
@@ -238,20 +165,30 @@ def _documents(text: Text) -> Iterator[Span]:
         if match[0] != "A123456789" and checksums.is_taiwan_id(match[0]):
             yield Span(*match.span(), "tw_id", "sensitive")
     for match in bounded(_HONG_KONG.finditer(text.folded)):
-        bracket = match[3][0] in "(（"
-        if checksums.is_hong_kong_id(match[1], match[2], match[3].strip("()（）")) and (
-            bracket or says(text.lowered, match.start(), "identity")
+        if not checksums.is_hong_kong_id(match[1], match[2], match[3].strip("()（）[]【】")):
+            continue
+        if match[0] in _PUBLIC_HONG_KONG:
+            continue
+        usual = len(match[0]) == len(match[1]) + 9  # A123456(3), as on the card
+        if says(text.lowered, match.start(), "identity", reach=FAR) or (
+            usual and not says(text.lowered, match.start(), "number")
         ):
             yield Span(*match.span(), "hk_id", "sensitive")
     for match in bounded(_TRAVEL.finditer(text.folded)):
-        if says(text.lowered, match.start(), "passport"):
+        if not says(text.lowered, match.start(), "passport", reach=FAR):
+            continue
+        is_date = checksums.is_birth_date(match[0][:8])
+        usual = 7 <= len(digits_of(match[0])) < len(match[0])
+        if usual or (is_linked(text.lowered, match.start()) and not is_date):
             yield Span(*match.span(), "passport", "sensitive")
 
 
 def _companies(text: Text) -> Iterator[Span]:
     for match in bounded(_COMPANY.finditer(text.folded)):
         plain = match[0].isdigit()
-        if plain and (not match[0].startswith(_DEPARTMENTS) or says(text.lowered, match.start(), "number")):
+        if plain and not match[0].startswith(_DEPARTMENTS):
+            continue
+        if plain and says(text.lowered, match.start(), "number") and not says(text.lowered, match.start(), "company"):
             continue
         if checksums.is_company_code(match[0]):
             yield Span(*match.span(), "uscc", "contextual")
@@ -274,7 +211,7 @@ def _plates(text: Text) -> Iterator[Span]:
 
 # Each with the fewest digits in a row that it can find anything in.
 _BY_DIGITS: tuple[tuple[int, Callable[[Text], Iterator[Span]]], ...] = (
-    *((15, _residents), (14, _cards), (11, _mobiles), (7, _landlines), (8, _phones_abroad), (9, _socials)),
+    *((15, _residents), (14, _cards), (11, find_mobiles), (7, find_landlines), (8, find_phones_abroad), (9, _socials)),
     *((6, _documents), (6, _companies)),
 )
 
@@ -294,7 +231,7 @@ def check_spans(text: Text, *, addresses: bool) -> Verdict:
 
 PERSONAL = Rule(
     name="personal",
-    version=3,
+    version=4,
     english="personal data",
     chinese="个人信息",
     source="GB 11643, GB 32100, GA 36, ISO/IEC 7812; see hanlin.curation.personal",
