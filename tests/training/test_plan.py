@@ -19,6 +19,7 @@ from hanlin.models.nf4 import packed_matrices
 from hanlin.models.parts import Part
 from hanlin.models.weights import save_model
 from hanlin.objectives.orpo import batch_logprobs
+from hanlin.training.division import Division
 from hanlin.training.footprint import count_sizes, footprint
 from hanlin.training.optim import make_optimizer
 from hanlin.training.plan import make_plan
@@ -221,7 +222,7 @@ def test_a_team_divides_layers_and_keeps_the_rest(tmp_path: Path):
     assert team.memory.activations < one.memory.activations
     assert team.flops < one.flops
     assert "on each of 2 devices" in "".join(team.lines())
-    divided = load_training_model(material(tmp_path), on_note=note, part=Part(1, 2, 2))
+    divided = load_training_model(material(tmp_path), on_note=note, division=Division(part=Part(1, 2, 2)))
     assert sum(parameter.nbytes for parameter in divided.parameters()) == team.memory.weights
 
 

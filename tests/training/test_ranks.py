@@ -139,17 +139,49 @@ def test_sharded_bf16_weights(tmp_path: Path):
     assert_equal(tmp_path / "run", tmp_path / "again" / "run")
 
 
-def test_rlhf_on_two_ranks(tmp_path: Path):
-    """Answers belong to prompts, not to ranks: 3 prompts on 2 of them, and 1 rank."""
-    objective = {"kind": "rlhf", "rewards": ["chinese"], "max_tokens": 8, "answers": 2, "cut_limit": 1.0}
-    training = {"steps": 2, "batch_pairs": 3, "evaluate_every": 1}
-    recipe = write_recipe(tmp_path, objective=objective, training=training)
-    train_ranks(recipe, 2)
+RLHF: dict[str, tuple[int, list[str], dict[str, Any]]] = {  # ranks, how they share the model, sections
+    "whole": (2, ["parallel.shard=none"], {}),
+    "sharded": (2, ["parallel.shard=full"], {}),
+    "sharded, more ranks than prompts": (4, ["parallel.shard=full"], {"objective": {"updates": 2, "clip": 0.2}}),
+    "sharded adapters": (2, ["parallel.shard=full"], {"lora": {"rank": 2}}),
+    "a team": (2, ["parallel.tensor=2"], {}),
+    "two teams with adapters": (4, ["parallel.tensor=2"], {"lora": {"rank": 2}}),
+}
+
+
+def rlhf_recipe(folder: Path, **changes: dict[str, Any]) -> Path:
+    """Three prompts a step, one of them longer; a reward model and a function judge their answers."""
+    if not (folder / "judge").exists():
+        hanlin.train(recipe_of(folder, "reward", output={"directory": str(folder / "judge")}))
+    objective = {"kind": "rlhf", "rewards": [str(folder / "judge"), "chinese"], "max_tokens": 8, "answers": 2}
+    training = {"steps": 4, "batch_pairs": 3, "evaluate_every": 1, "save_every": 2, "keep_last": 9}
+    given: dict[str, dict[str, Any]] = {"objective": {**objective, "cut_limit": 1.0}, "training": training}
+    for section, values in changes.items():
+        given[section] = {**given.get(section, {}), **values}
+    return write_recipe(folder, name="rlhf.toml", **given)
+
+
+@pytest.mark.parametrize("name", RLHF)
+def test_rlhf_on_several_ranks(tmp_path: Path, name: str):
+    """Answers belong to prompts, not to ranks: they are sampled from the whole model, however it is divided."""
+    size, shared, sections = RLHF[name]
+    recipe = rlhf_recipe(tmp_path, **sections)
+    train_ranks(recipe, size, *shared)
     one = hanlin.train(recipe, overrides=[f"output.directory={tmp_path / 'one'}"])
     assert_alike(one, tmp_path / "run")
-    (tmp_path / "run" / "config.json").unlink()
-    assert join_ranks(start_ranks(recipe, 2, "parallel.shard=full")) == [1, 1]
-    assert 'set parallel.shard = "none"' in (tmp_path / "error-1.txt").read_text()
+    assert numbers(tmp_path / "run")[1]["kl"] == 0  # the untouched policy
+
+
+@pytest.mark.parametrize(("size", "shared"), [(1, []), (2, ["parallel.shard=none"]), (4, ["parallel.shard=full"])])
+def test_rlhf_is_resumed_with_another_number_of_ranks(tmp_path: Path, size: int, shared: list[str]):
+    recipe = rlhf_recipe(tmp_path)
+    train_ranks(recipe, 2, "parallel.shard=full")
+    run, place = resumable(tmp_path, "run", tmp_path / "again", step=2)
+    if size == 1:
+        hanlin.train(run, overrides=[place, "parallel.shard=auto"], resume=True)
+    else:
+        train_ranks(run, size, place, *shared, resume=True)
+    assert_alike(tmp_path / "run", tmp_path / "again" / "run")
 
 
 # Checkpoints -------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_recipes_that_cannot_work_are_refused_when_they_are_read(tmp_path: Path,
 def test_what_this_machine_lacks_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
     recipe = load_recipe(Recipe, write_recipe(tmp_path), ["training.optimizer=paged_adamw_8bit"])
     material = open_material(recipe, on_note=print)
-    monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("hanlin.training.material.fill", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         Session(material, tmp_path / "run", resume=False)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)

@@ -137,7 +137,6 @@ def test_resumed_by_an_equal_team_is_uninterrupted_bit_for_bit(finished: Path, t
 
 REFUSED = {
     'parallel.shard = "full"': ["parallel.shard=full"],
-    'objective.kind = "rlhf"': ["objective.kind=rlhf", 'objective.rewards=["chinese"]', "objective.max_tokens=4"],
     "track.samples": ["track.samples=2"],
     "model.quantization": ["model.quantization=nf4", "lora.rank=2"],
     'training.optimizer = "adamw"': ["training.optimizer=adamw_bf16", "model.dtype=bfloat16"],
@@ -163,7 +162,7 @@ def test_ranks_that_cannot_make_teams_are_refused(tmp_path: Path):
 def test_heads_that_cannot_be_divided_are_refused_before_weights_are_read(tmp_path: Path, monkeypatch):
     recipe = load_recipe(Recipe, recipe_for(tmp_path, "orpo", "gemma"))
     material = open_material(recipe, on_note=print)
-    monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("hanlin.training.material.fill", lambda *_, **__: pytest.fail("weights were read"))
     said = "parallel.tensor = 3 does not divide this model, which has 4 query heads, 1 key/value heads.*can be 1, 2, 4"
     with pytest.raises(ConfigError, match=said):
         Session(material, tmp_path / "run", resume=False, world=World(own_team=World(0, 3)))

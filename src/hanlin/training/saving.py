@@ -34,9 +34,9 @@ from hanlin.training.checkpoint import (
     read_weights,
     write_shards,
 )
+from hanlin.training.division import Division
 from hanlin.training.optim import begin_states
-from hanlin.training.parallel import World, local
-from hanlin.training.tensor import Division
+from hanlin.training.parallel import local
 
 
 class Twin:
@@ -44,10 +44,10 @@ class Twin:
     Made before the model is sharded or connected.
     """
 
-    def __init__(self, model: Transformer, world: World, division: Division) -> None:
+    def __init__(self, model: Transformer, division: Division) -> None:
         self._division = division
         self._twin: Transformer | None = None
-        if world.speaks:
+        if division.world.speaks:
             memo: dict[int, Any] = {
                 id(one): nn.Parameter(one.data.new_empty(0, device="cpu"), one.requires_grad)
                 for one in model.parameters()
@@ -65,8 +65,7 @@ class Twin:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad is frozen:
                 continue
-            value = self._division.placed(name, parameter.data)
-            value = value.full_tensor() if isinstance(value, DTensor) else value
+            value = self._division.whole(name, parameter.data)
             if places:
                 places[name].data = value.cpu()
         return self._twin
@@ -129,7 +128,6 @@ class Saver:
     def __init__(
         self,
         run: Path,
-        world: World,
         model: Transformer,
         optimizer: torch.optim.Optimizer,
         *,
@@ -138,7 +136,7 @@ class Saver:
         write_model: Callable[[Path, Transformer], None],
         keep_last: int,
     ) -> None:
-        self._run, self._world = run, world
+        self._run, self._world = run, division.world
         self._model, self._optimizer, self._twin, self._division = model, optimizer, twin, division
         self._write_model, self._keep_last = write_model, keep_last
         group = dist.new_group(backend="gloo")  # of the background: it must not get between training's messages

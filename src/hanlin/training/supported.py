@@ -32,7 +32,6 @@ class Setting:
     step_in_backward: bool
     tensor: int = 1
     shard: str = "auto"
-    objective: str = "orpo"
     samples: int = 0
     device: str | None = None
 
@@ -123,12 +122,6 @@ CONDITIONS = (
         'does not go with parallel.shard = "full"; drop one of the two',
         "a weight is divided one way only",
         lambda one: one.tensor > 1 and one.shard == "full",
-    ),
-    Condition(
-        "parallel.tensor above 1",
-        'does not go with objective.kind = "rlhf"; leave it out',
-        "answers are sampled from whole weights",
-        lambda one: one.tensor > 1 and one.objective == "rlhf",
     ),
     Condition(
         "parallel.tensor above 1",
