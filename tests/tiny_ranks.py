@@ -2,6 +2,7 @@
 runs are alike.
 """
 
+import json
 import multiprocessing
 import os
 import socket
@@ -14,6 +15,7 @@ import safetensors.torch
 import torch
 
 from hanlin.training.metrics import read_metrics
+from hanlin.training.parallel import local
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["hanlin.api", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg"])
@@ -25,20 +27,66 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def _rank(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
-    import hanlin
-
+def _become(number: int, size: int, port: int) -> None:
+    """Make this process one of several."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
     )  # fmt: skip
+
+
+def _rank(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...], resume: bool) -> None:
+    import hanlin
+
+    _become(number, size, port)
     try:
         hanlin.train(recipe, overrides=overrides, resume=resume)
     except BaseException as error:
         (Path(recipe).parent / f"error-{number}.txt").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         raise
+
+
+def _proc(file: str, key: str) -> int:
+    """A number that the kernel keeps about this process."""
+    lines = (line.split() for line in Path("/proc/self", file).read_text().splitlines())
+    return next(int(words[1]) for words in lines if words[0] == f"{key}:")
+
+
+def _load(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...], model: Path) -> None:
+    """Write down what it takes to make a session with another model: bytes read, and the most memory above what there
+    was after the recipe's own had been loaded, so that code does not count.
+    """
+    from hanlin.config import load_recipe
+    from hanlin.training.parallel import joined
+    from hanlin.training.recipe import Recipe
+    from hanlin.training.session import Session, open_material
+
+    _become(number, size, port)
+    settled = load_recipe(Recipe, recipe, overrides)
+    other = load_recipe(Recipe, recipe, (*overrides, f"model.path={model}"))
+    with joined(settled.parallel, "cpu") as world:
+        Session(open_material(settled), recipe.parent / "small", resume=False, world=world)
+        material = open_material(other)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        memory, read = _proc("status", "VmRSS"), _proc("io", "rchar")
+        session = Session(material, recipe.parent / "run", resume=False, world=world)
+        found = {"peak": 1024 * (_proc("status", "VmHWM") - memory), "read": _proc("io", "rchar") - read}
+        found["own"] = sum(local(one.data).nbytes for one in session.model.parameters())
+        (recipe.parent / f"loaded-{number}.json").write_text(json.dumps(found))
+        world.wait()
+
+
+def load_ranks(recipe: Path, size: int, *overrides: str, model: Path) -> list[dict[str, int]]:
+    """Bytes that each rank of a run reads, needs at most and keeps when a model is loaded: "read", "peak", "own"."""
+    port = free_port()
+    given = [(number, size, port, recipe, overrides, model) for number in range(size)]
+    started = [SERVER.Process(target=_load, args=one) for one in given]
+    for process in started:
+        process.start()
+    assert join_ranks(started) == [0] * size
+    return [json.loads((recipe.parent / f"loaded-{number}.json").read_text()) for number in range(size)]
 
 
 def start_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) -> list[Any]:

@@ -40,12 +40,13 @@ from hanlin.training.parallel import local
 
 
 class Twin:
-    """The whole model for rank 0 to write, on the CPU, of which nothing is there between two uses but what is frozen.
-    Made before the model is sharded or connected.
+    """The whole model for rank 0 to write, on the CPU, of which nothing is there before the first use, and between two
+    uses only what is frozen. Made before the model is sharded or connected.
     """
 
     def __init__(self, model: Transformer, division: Division) -> None:
         self._division = division
+        self._has_frozen = False
         self._twin: Transformer | None = None
         if division.world.speaks:
             memo: dict[int, Any] = {
@@ -55,12 +56,23 @@ class Twin:
             self._twin = copy.deepcopy(model, memo)
             self._twin.config = division.part.widened(model.config)
 
-    @torch.no_grad()
-    def gather(self, model: Transformer, *, frozen: bool) -> Transformer | None:
-        """Put together what is frozen, or what is trained, as it is; every rank calls this, and rank 0 gets the twin.
+    def gather(self, model: Transformer) -> Transformer | None:
+        """Put together the model as it is; every rank calls this, and rank 0 gets the twin.
 
         On the CPU what is not divided is not copied.
         """
+        self.keep_frozen(model)
+        self._gather(model, frozen=False)
+        return self._twin
+
+    def keep_frozen(self, model: Transformer) -> None:
+        """Put together what is frozen, and keep it; every rank calls this."""
+        if not self._has_frozen:
+            self._gather(model, frozen=True)
+            self._has_frozen = True
+
+    @torch.no_grad()
+    def _gather(self, model: Transformer, *, frozen: bool) -> None:
         places = {} if self._twin is None else dict(self._twin.named_parameters())
         for name, parameter in model.named_parameters():
             if parameter.requires_grad is frozen:
@@ -68,7 +80,6 @@ class Twin:
             value = self._division.whole(name, parameter.data)
             if places:
                 places[name].data = value.cpu()
-        return self._twin
 
     def read(self, partial: Path) -> Transformer | None:
         """On rank 0 the model as the ranks have just written it; `clear` it afterwards."""
@@ -166,6 +177,7 @@ class Saver:
         self._stage()
 
     def _stage(self) -> dict[str, Tensor]:
+        self._twin.keep_frozen(self._model)
         return self._staging.copy(own_state(self._model, self._optimizer, self._world, self._division.placed))
 
     def _begun(self, progress: Progress) -> Path:

@@ -41,7 +41,7 @@ from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
 from hanlin.training.material import outline_training_model, read_training_model
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
-from hanlin.training.optim import make_optimizer
+from hanlin.training.optim import STATE_BYTES, make_optimizer
 from hanlin.training.parallel import ALONE, World, put_away
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
@@ -54,18 +54,20 @@ from hanlin.training.work import Job, Observer
 _log = logging.getLogger(__name__)
 
 
-def check_sharded(recipe: Recipe) -> None:
+def check_sharded(recipe: Recipe, num_ranks: int) -> None:
     """Raise ConfigError for what needs whole weights on every rank, before any is read."""
-    reasons = {
-        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer not in ("adamw", "adamw_bf16"),
-        f"track.samples = {recipe.track.samples}": recipe.track.samples > 0,
-    }
-    for what, is_asked in reasons.items():
-        if is_asked:
-            raise ConfigError(
-                f'{what} does not go with weights that are sharded over the ranks (parallel.shard = "full"): set '
-                'parallel.shard = "none", or leave it out'
-            )
+    with_shards = 'does not go with weights that are sharded over the ranks (parallel.shard = "full")'
+    if (name := recipe.training.optimizer) not in ("adamw", "adamw_bf16"):
+        instead = "adamw_bf16" if recipe.model.dtype == "bfloat16" and recipe.lora is None else "adamw"
+        raise ConfigError(
+            f'training.optimizer = "{name}" {with_shards}: bitsandbytes knows whole tensors only. Use '
+            f'training.optimizer = "{instead}", whose states are divided too: {STATE_BYTES[instead] / num_ranks:.2g} '
+            f'bytes a parameter on each of {num_ranks} ranks; or set parallel.shard = "none"'
+        )
+    if recipe.track.samples:
+        raise ConfigError(
+            f'track.samples = {recipe.track.samples} {with_shards}: leave it out, or set parallel.shard = "none"'
+        )
 
 
 class Session:
@@ -84,7 +86,7 @@ class Session:
         self.material, self.directory, self._on_note, self.world = material, directory, on_note, world
         recipe = material.recipe
         if world.sharded:
-            check_sharded(recipe)
+            check_sharded(recipe, world.size)
         found = world.agree(checkpoints(directory))
         if resume and found:
             same_recipe(directory / RECIPE, recipe)
@@ -131,7 +133,6 @@ class Session:
         self.optimizer = make_optimizer(self.model, training)
         self._saver = None
         if self._twin is not None:
-            self._twin.gather(self.model, frozen=True)
             given = {"division": division, "write_model": self.write_model, "keep_last": training.keep_last}
             self._saver = Saver(self.directory, self.model, self.optimizer, twin=self._twin, **given)
 
@@ -247,7 +248,7 @@ class Session:
         """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
         plot.
         """
-        model = self.model if self._twin is None else self._twin.gather(self.model, frozen=False)
+        model = self.model if self._twin is None else self._twin.gather(self.model)
         if self.world.speaks and model is not None:
             with saving(self.directory):
                 plot_metrics(self.directory)

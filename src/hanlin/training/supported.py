@@ -126,7 +126,7 @@ CONDITIONS = (
     Condition(
         "parallel.tensor above 1",
         "does not go with track.samples; leave one of the two out",
-        "answers are sampled from whole weights",
+        "one rank would ask a model of which it has a part",
         lambda one: one.tensor > 1 and one.samples > 0,
     ),
     Condition(
