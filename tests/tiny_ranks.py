@@ -5,6 +5,7 @@ runs are alike.
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import traceback
 from pathlib import Path
@@ -89,6 +90,40 @@ def load_ranks(recipe: Path, size: int, *overrides: str, model: Path) -> list[di
     return [json.loads((recipe.parent / f"loaded-{number}.json").read_text()) for number in range(size)]
 
 
+def _assemble(number: int, size: int, port: int, recipe: Path, overrides: tuple[str, ...]) -> None:
+    """Compare the model that a rank samples with to one that was never divided."""
+    from hanlin.config import load_recipe
+    from hanlin.models.lora import adapted, merge_lora
+    from hanlin.training.parallel import joined
+    from hanlin.training.recipe import Recipe
+    from hanlin.training.session import Session, load_training_model, open_material
+
+    _become(number, size, port)
+    settled = load_recipe(Recipe, recipe, overrides)
+    with joined(settled.parallel, "cpu") as world:
+        material = open_material(settled)
+        session = Session(material, recipe.parent / "run", resume=False, world=world)
+        alone = load_training_model(material, on_note=print)
+        for linear in (*adapted(session.model).values(), *adapted(alone).values()):
+            linear.up.data.fill_(0.3)
+        made = dict(session.division.assembled(session.model).named_parameters())
+        merge_lora(alone)
+        expected = {name: one.data.to(made[name].dtype) for name, one in alone.named_parameters()}
+        assert made.keys() == expected.keys()
+        assert all(torch.equal(one, expected[name]) for name, one in made.items())
+        assert made["blocks.0.mlp.gate.weight"].dtype == torch.bfloat16
+        world.wait()
+
+
+def assemble_ranks(recipe: Path, size: int, *overrides: str) -> list[int | None]:
+    """Exit codes of ranks that put the model together; 0 where it is the whole one bit for bit."""
+    port = free_port()
+    started = [SERVER.Process(target=_assemble, args=(number, size, port, recipe, overrides)) for number in range(size)]
+    for process in started:
+        process.start()
+    return join_ranks(started)
+
+
 def start_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) -> list[Any]:
     """The processes of one run."""
     port = free_port()
@@ -115,6 +150,15 @@ def train_ranks(recipe: Path, size: int, *overrides: str, resume: bool = False) 
     """Run a recipe on several ranks to its end."""
     codes = join_ranks(start_ranks(recipe, size, *overrides, resume=resume))
     assert codes == [0] * size, codes
+
+
+def resumable(finished: Path, source: str, to: Path, *, step: int = 4) -> tuple[Path, str]:
+    """A run that came to a step as `source` did: its recipe, and the setting that names its directory."""
+    run, name = to / "run", f"step-{step:06d}"
+    shutil.copytree(finished / source / "checkpoints" / name, run / "checkpoints" / name)
+    for name in ("recipe.toml", "metrics.jsonl"):
+        shutil.copy(finished / source / name, run)
+    return run / "recipe.toml", f"output.directory={run}"
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from hanlin.training.parallel import World
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, open_material
 from tiny_objectives import recipe_of
-from tiny_ranks import assert_alike, assert_equal, join_ranks, numbers, start_ranks, train_ranks, weights
+from tiny_ranks import assert_alike, assert_equal, join_ranks, numbers, resumable, start_ranks, train_ranks, weights
 from tiny_run import write_model, write_recipe
 
 PAIR = "parallel.tensor=2"
@@ -88,15 +88,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def resumable(finished: Path, source: str, to: Path) -> tuple[Path, str]:
-    """A run that came to step 2 as `source` did."""
-    run, name = to / "run", "step-000002"
-    shutil.copytree(finished / source / "checkpoints" / name, run / "checkpoints" / name)
-    for name in ("recipe.toml", "metrics.jsonl"):
-        shutil.copy(finished / source / name, run)
-    return run / "recipe.toml", f"output.directory={run}"
-
-
 RESUMED = [  # whose checkpoint, with how many ranks, and what of [parallel]
     ("run", 1, "parallel.tensor=1"),
     ("one", 2, PAIR),
@@ -108,7 +99,7 @@ RESUMED = [  # whose checkpoint, with how many ranks, and what of [parallel]
 
 @pytest.mark.parametrize(("source", "size", "setting"), RESUMED)
 def test_resumed_with_other_ranks(finished: Path, tmp_path: Path, source: str, size: int, setting: str):
-    recipe, place = resumable(finished, source, tmp_path)
+    recipe, place = resumable(finished, source, tmp_path, step=2)
     alone = "parallel.tensor=1" if setting != PAIR else PAIR
     if size == 1:
         hanlin.train(recipe, overrides=[place, setting], resume=True)
@@ -122,13 +113,13 @@ def test_a_team_reads_sharded_checkpoints(finished: Path, tmp_path: Path):
     """Those of FSDP2."""
     recipe = shutil.copy(finished / "recipe.toml", tmp_path / "recipe.toml")
     train_ranks(recipe, 2, f"output.directory={tmp_path / 'full'}", "parallel.shard=full")
-    recipe, place = resumable(tmp_path, "full", tmp_path)
+    recipe, place = resumable(tmp_path, "full", tmp_path, step=2)
     train_ranks(recipe, 2, place, "parallel.shard=none", PAIR, resume=True)
     assert_alike(finished / "one", tmp_path / "run")
 
 
 def test_resumed_by_an_equal_team_is_uninterrupted_bit_for_bit(finished: Path, tmp_path: Path):
-    recipe, place = resumable(finished, "run", tmp_path)
+    recipe, place = resumable(finished, "run", tmp_path, step=2)
     train_ranks(recipe, 2, place, PAIR, resume=True)
     assert_equal(finished / "run", tmp_path / "run")
 
