@@ -96,13 +96,14 @@ def test_what_is_more_than_read_is_alike_where_it_is_sharded(tmp_path: Path, mak
 
 # Sampling ----------------------------------------------------------------------------------------------------------
 
-RLHF: dict[str, tuple[int, list[str], dict[str, Any]]] = {  # ranks, how they share the model, sections
-    "whole": (2, ["parallel.shard=none"], {}),
-    "sharded": (2, ["parallel.shard=full"], {}),
-    "sharded, more ranks than prompts": (4, ["parallel.shard=full"], {"objective": {"updates": 2, "clip": 0.2}}),
-    "sharded adapters": (2, ["parallel.shard=full"], {"lora": {"rank": 2}}),
-    "a team": (2, ["parallel.tensor=2"], {}),
-    "two teams with adapters": (4, ["parallel.tensor=2"], {"lora": {"rank": 2}}),
+TWICE = {"objective": {"updates": 2, "clip": 0.2}}
+RLHF: dict[str, tuple[str, int, str, dict[str, Any]]] = {  # family, ranks, how they share the model, sections
+    "whole": ("smollm2", 2, "parallel.shard=none", {}),
+    "sharded": ("llama", 2, "parallel.shard=full", {}),
+    "sharded, more ranks than prompts": ("smollm2", 4, "parallel.shard=full", TWICE),
+    "sharded adapters": ("smollm2", 2, "parallel.shard=full", {"lora": {"rank": 2}}),
+    "a team with one key/value head": ("gemma", 2, "parallel.tensor=2", {}),
+    "two teams with adapters": ("smollm2", 4, "parallel.tensor=2", {"lora": {"rank": 2}}),
 }
 
 
@@ -121,9 +122,10 @@ def rlhf_recipe(folder: Path, **changes: dict[str, Any]) -> Path:
 @pytest.mark.parametrize("name", RLHF)
 def test_rlhf_on_several_ranks(tmp_path: Path, name: str):
     """Answers belong to prompts, not to ranks: they are sampled from the whole model, however it is divided."""
-    size, shared, sections = RLHF[name]
+    family, size, shared, sections = RLHF[name]
+    write_model(tmp_path / "model", family=family)
     recipe = rlhf_recipe(tmp_path, **sections)
-    train_ranks(recipe, size, *shared)
+    train_ranks(recipe, size, shared)
     one = hanlin.train(recipe, overrides=[f"output.directory={tmp_path / 'one'}"])
     assert_alike(one, tmp_path / "run")
     assert numbers(tmp_path / "run")[1]["kl"] == 0  # the untouched policy
