@@ -22,6 +22,7 @@ from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
 from hanlin.text.encode import check_vocabulary, control_ids
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import model_in
 from hanlin.training.division import UNDIVIDED, Division
 from hanlin.training.learning import settle_learning
@@ -135,6 +136,7 @@ def outline_training_model(
 
 
 def _read_below(model: Transformer, checkpoint: Checkpoint, device: torch.device, below: str) -> None:
+    release_memory()  # the layer before was packed, and its matrices left holes that this one's do not fit into
     fill(model, checkpoint.tensors, device, below=below)
 
 
