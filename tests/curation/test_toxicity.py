@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hanlin.curation.linear_training import best_threshold
 from hanlin.curation.rule import Text
 from hanlin.curation.toxicity import WEIGHTS, features, judge_toxicity, score
-from hanlin.curation.toxicity_training import best_threshold, main, train
+from hanlin.curation.toxicity_training import main, train
 from hanlin.errors import DataError
 
 COLD = Path("/work/shared/data/cold_dev.csv")

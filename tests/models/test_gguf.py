@@ -14,6 +14,7 @@ from hanlin.models.families import config_from_hf
 from hanlin.models.gguf import KINDS, GgufTensor
 from hanlin.models.layers import rotary_frequencies
 from hanlin.models.layouts import names_to_gguf
+from hanlin.models.parts import read_slice
 from hanlin.models.weights import count_parameters, load_model, open_checkpoint
 
 Kind = gguf.GGMLQuantizationType
@@ -126,6 +127,22 @@ def test_tensors_equal_the_packages_own_dequantization(arch: str, kind: str, tmp
         if arch == "gemma3" and name.endswith("norm.weight"):
             expected = expected - np.float32(1)
         assert np.array_equal(parameters[name].detach().numpy(), expected), name
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("arch", ["gemma3", "llama"])
+def test_rows_are_read_alone(arch: str, kind: str, tmp_path: Path) -> None:
+    """Also those of a Llama's queries and keys that begin inside a head, for which all of the tensor is read."""
+    write_gguf(tmp_path / "model.gguf", arch, Kind[kind])
+    for name, stored in open_checkpoint(tmp_path / "model.gguf").tensors.items():
+        whole = torch.empty(stored.shape)
+        stored.copy_to(whole)
+        for first, count in ((0, len(whole) // 2), (len(whole) // 2, len(whole) // 2), (3, 5)):
+            rows = torch.empty(count, *whole.shape[1:])
+            read_slice(stored, rows, 0, first)
+            assert torch.equal(rows, whole[first : first + count]), name
+            permuted = arch == "llama" and name.endswith(("query.weight", "key.weight"))
+            assert (stored.part(first, count) is None) == (permuted and count == 5)
 
 
 def test_dtype_auto_is_the_stored_one(tmp_path: Path) -> None:

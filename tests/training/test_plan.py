@@ -17,8 +17,9 @@ from hanlin.errors import ConfigError
 from hanlin.models.memory import Scratch
 from hanlin.models.nf4 import packed_matrices
 from hanlin.models.parts import Part
-from hanlin.models.weights import save_model
+from hanlin.models.weights import open_checkpoint, save_model
 from hanlin.objectives.orpo import batch_logprobs
+from hanlin.training.division import Division
 from hanlin.training.footprint import count_sizes, footprint
 from hanlin.training.optim import make_optimizer
 from hanlin.training.plan import make_plan
@@ -221,8 +222,23 @@ def test_a_team_divides_layers_and_keeps_the_rest(tmp_path: Path):
     assert team.memory.activations < one.memory.activations
     assert team.flops < one.flops
     assert "on each of 2 devices" in "".join(team.lines())
-    divided = load_training_model(material(tmp_path), on_note=note, part=Part(1, 2, 2))
+    divided = load_training_model(material(tmp_path), on_note=note, division=Division(part=Part(1, 2, 2)))
     assert sum(parameter.nbytes for parameter in divided.parameters()) == team.memory.weights
+
+
+def test_sampling_puts_a_divided_model_together(tmp_path: Path):
+    """Sharded, each device has half of the starting model, and all of the sampled one; in a team, too."""
+    objective = {"kind": "rlhf", "rewards": ["chinese"], "answers": 2, "max_tokens": 8}
+    opened = material(tmp_path, objective=objective)
+    load, config = read_workload(opened, "cuda"), open_checkpoint(opened.source).config
+    given = {"device": "cuda", "capacity": 80e9}
+    one, half = (footprint(config, opened.recipe, load, ranks=ranks, **given) for ranks in (1, 2))
+    assert half.others == one.others / 2
+    assert half.answering - one.answering == one.weights  # in fp32 an engine shares the weights of a whole model
+    team = load_recipe(Recipe, tmp_path / "recipe.toml", ["parallel.tensor=2"])
+    divided = footprint(config, team, load, **given)
+    assert divided.answering == half.answering
+    assert one.others / 2 < divided.others < one.others
 
 
 def test_sampling_answers_is_counted(tmp_path: Path):

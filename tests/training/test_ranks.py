@@ -26,6 +26,7 @@ from tiny_ranks import (
     free_port,
     join_ranks,
     numbers,
+    resumable,
     start_ranks,
     train_ranks,
     weights,
@@ -139,19 +140,6 @@ def test_sharded_bf16_weights(tmp_path: Path):
     assert_equal(tmp_path / "run", tmp_path / "again" / "run")
 
 
-def test_rlhf_on_two_ranks(tmp_path: Path):
-    """Answers belong to prompts, not to ranks: 3 prompts on 2 of them, and 1 rank."""
-    objective = {"kind": "rlhf", "rewards": ["chinese"], "max_tokens": 8, "answers": 2, "cut_limit": 1.0}
-    training = {"steps": 2, "batch_pairs": 3, "evaluate_every": 1}
-    recipe = write_recipe(tmp_path, objective=objective, training=training)
-    train_ranks(recipe, 2)
-    one = hanlin.train(recipe, overrides=[f"output.directory={tmp_path / 'one'}"])
-    assert_alike(one, tmp_path / "run")
-    (tmp_path / "run" / "config.json").unlink()
-    assert join_ranks(start_ranks(recipe, 2, "parallel.shard=full")) == [1, 1]
-    assert 'set parallel.shard = "none"' in (tmp_path / "error-1.txt").read_text()
-
-
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 
@@ -163,17 +151,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_ranks(recipe, 2, "parallel.shard=full")
     hanlin.train(recipe, overrides=[f"output.directory={folder / 'one'}"])
     return folder
-
-
-def resumable(finished: Path, source: str, to: Path, *, step: int = 4) -> tuple[Path, str]:
-    """A run that came to step 4 as `source` did, where it looked at what is held out just before it saved; or to
-    another step.
-    """
-    run, name = to / "run", f"step-{step:06d}"
-    shutil.copytree(finished / source / "checkpoints" / name, run / "checkpoints" / name)
-    for name in ("recipe.toml", "metrics.jsonl"):
-        shutil.copy(finished / source / name, run)
-    return run / "recipe.toml", f"output.directory={run}"
 
 
 @pytest.mark.parametrize(

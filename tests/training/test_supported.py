@@ -11,6 +11,7 @@ from hanlin.config import load_recipe
 from hanlin.errors import ConfigError
 from hanlin.training.learning import check_runs_here
 from hanlin.training.optim import make_optimizer
+from hanlin.training.parallel import World
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, load_training_model, open_material
 from hanlin.training.supported import MATRIX, Setting, check_supported
@@ -89,13 +90,30 @@ def test_recipes_that_cannot_work_are_refused_when_they_are_read(tmp_path: Path,
 def test_what_this_machine_lacks_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
     recipe = load_recipe(Recipe, write_recipe(tmp_path), ["training.optimizer=paged_adamw_8bit"])
     material = open_material(recipe, on_note=print)
-    monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("hanlin.training.material.fill", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError, match="needs a CUDA device"):
         Session(material, tmp_path / "run", resume=False)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
     recipe = load_recipe(Recipe, tmp_path / "recipe.toml", ["model.quantization=nf4", "lora.rank=2"])
     with pytest.raises(ConfigError, match="cannot be imported"):
         check_runs_here(recipe, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["training.optimizer=paged_adamw_8bit"],
+            '= "adamw", whose states are divided too: 2 bytes a parameter on each',
+        ),
+        (["training.optimizer=adamw_8bit", "model.dtype=bfloat16"], '= "adamw_bf16", whose states .*: 1 bytes'),
+        (["track.samples=2"], "leave it out, or set parallel.shard"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_sharded(tmp_path: Path, overrides: list[str], said: str):
+    material = open_material(load_recipe(Recipe, write_recipe(tmp_path), overrides), on_note=print)
+    with pytest.raises(ConfigError, match=f"does not go with weights that are sharded over the ranks.*{said}"):
+        Session(material, tmp_path / "run", resume=False, world=World(size=4, sharded=True))
 
 
 @pytest.mark.parametrize("line", [line for line in MATRIX if "cpu" in line.device], ids=str)

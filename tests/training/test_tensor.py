@@ -17,7 +17,7 @@ from hanlin.training.parallel import World
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, open_material
 from tiny_objectives import recipe_of
-from tiny_ranks import assert_alike, assert_equal, join_ranks, numbers, start_ranks, train_ranks, weights
+from tiny_ranks import assert_alike, assert_equal, join_ranks, numbers, resumable, start_ranks, train_ranks, weights
 from tiny_run import write_model, write_recipe
 
 PAIR = "parallel.tensor=2"
@@ -88,15 +88,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def resumable(finished: Path, source: str, to: Path) -> tuple[Path, str]:
-    """A run that came to step 2 as `source` did."""
-    run, name = to / "run", "step-000002"
-    shutil.copytree(finished / source / "checkpoints" / name, run / "checkpoints" / name)
-    for name in ("recipe.toml", "metrics.jsonl"):
-        shutil.copy(finished / source / name, run)
-    return run / "recipe.toml", f"output.directory={run}"
-
-
 RESUMED = [  # whose checkpoint, with how many ranks, and what of [parallel]
     ("run", 1, "parallel.tensor=1"),
     ("one", 2, PAIR),
@@ -108,7 +99,7 @@ RESUMED = [  # whose checkpoint, with how many ranks, and what of [parallel]
 
 @pytest.mark.parametrize(("source", "size", "setting"), RESUMED)
 def test_resumed_with_other_ranks(finished: Path, tmp_path: Path, source: str, size: int, setting: str):
-    recipe, place = resumable(finished, source, tmp_path)
+    recipe, place = resumable(finished, source, tmp_path, step=2)
     alone = "parallel.tensor=1" if setting != PAIR else PAIR
     if size == 1:
         hanlin.train(recipe, overrides=[place, setting], resume=True)
@@ -122,13 +113,13 @@ def test_a_team_reads_sharded_checkpoints(finished: Path, tmp_path: Path):
     """Those of FSDP2."""
     recipe = shutil.copy(finished / "recipe.toml", tmp_path / "recipe.toml")
     train_ranks(recipe, 2, f"output.directory={tmp_path / 'full'}", "parallel.shard=full")
-    recipe, place = resumable(tmp_path, "full", tmp_path)
+    recipe, place = resumable(tmp_path, "full", tmp_path, step=2)
     train_ranks(recipe, 2, place, "parallel.shard=none", PAIR, resume=True)
     assert_alike(finished / "one", tmp_path / "run")
 
 
 def test_resumed_by_an_equal_team_is_uninterrupted_bit_for_bit(finished: Path, tmp_path: Path):
-    recipe, place = resumable(finished, "run", tmp_path)
+    recipe, place = resumable(finished, "run", tmp_path, step=2)
     train_ranks(recipe, 2, place, PAIR, resume=True)
     assert_equal(finished / "run", tmp_path / "run")
 
@@ -137,7 +128,6 @@ def test_resumed_by_an_equal_team_is_uninterrupted_bit_for_bit(finished: Path, t
 
 REFUSED = {
     'parallel.shard = "full"': ["parallel.shard=full"],
-    'objective.kind = "rlhf"': ["objective.kind=rlhf", 'objective.rewards=["chinese"]', "objective.max_tokens=4"],
     "track.samples": ["track.samples=2"],
     "model.quantization": ["model.quantization=nf4", "lora.rank=2"],
     'training.optimizer = "adamw"': ["training.optimizer=adamw_bf16", "model.dtype=bfloat16"],
@@ -163,7 +153,7 @@ def test_ranks_that_cannot_make_teams_are_refused(tmp_path: Path):
 def test_heads_that_cannot_be_divided_are_refused_before_weights_are_read(tmp_path: Path, monkeypatch):
     recipe = load_recipe(Recipe, recipe_for(tmp_path, "orpo", "gemma"))
     material = open_material(recipe, on_note=print)
-    monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("hanlin.training.material.fill", lambda *_, **__: pytest.fail("weights were read"))
     said = "parallel.tensor = 3 does not divide this model, which has 4 query heads, 1 key/value heads.*can be 1, 2, 4"
     with pytest.raises(ConfigError, match=said):
         Session(material, tmp_path / "run", resume=False, world=World(own_team=World(0, 3)))

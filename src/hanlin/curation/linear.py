@@ -35,12 +35,9 @@ def probability(buckets: NDArray[np.int64], weights: NDArray[np.float32], bias: 
     return float(1 / (1 + np.exp(-min(max(total, -30), 30))))
 
 
-def save_linear(path: Path, model: Linear) -> Linear:
-    """Write a classifier, its weights rounded to eight bits; returns it as it will be read. Weights beyond the 99.99th
-    percentile are cut to it.
-    """
-    scale = float(np.quantile(np.abs(model.weights[model.weights != 0]), 0.9999)) / 127
-    packed = np.clip(np.round(model.weights / scale), -127, 127).astype(np.int8)
+def save_linear(path: Path, model: Linear) -> None:
+    """Write a classifier, its weights `rounded`."""
+    packed, scale = _packed(model.weights)
     np.savez(
         path,
         weights=np.frombuffer(zlib.compress(packed.tobytes(), 9), np.uint8),
@@ -49,7 +46,17 @@ def save_linear(path: Path, model: Linear) -> Linear:
         threshold_zh=model.threshold_zh,
         threshold_en=model.threshold_en,
     )
-    return read_linear(path)
+
+
+def rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights as they are read again: in eight bits, cut at the 99.99th percentile of those that are not zero."""
+    packed, scale = _packed(weights)
+    return packed.astype(np.float32) * scale
+
+
+def _packed(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
+    scale = float(np.quantile(np.abs(weights[weights != 0]), 0.9999)) / 127
+    return np.clip(np.round(weights / scale), -127, 127).astype(np.int8), scale
 
 
 def read_linear(path: Path) -> Linear:

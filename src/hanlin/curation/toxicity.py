@@ -6,18 +6,16 @@ judged by windows and held to a stricter threshold.
 """
 
 import re
-import zlib
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.curation.fingerprints import folded
+from hanlin.curation.linear import bundled
 from hanlin.curation.rule import KEEP, Span, Text, Verdict, objection
 
-NUM_BUCKETS = 1 << 18
 WEIGHTS = Path(__file__).parent / "toxicity.npz"
 WINDOW = 240  # characters judged at once
 MOST_WINDOWS = 200
@@ -26,7 +24,7 @@ LONG = 0.95  # threshold for a window of a longer text, which is no comment
 _SPACES = re.compile(r"\s+")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _PRIME, _GOLDEN = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
-_HALF, _REST = np.uint64(31), np.uint64(46)  # 18 bits are left: NUM_BUCKETS
+_HALF, _REST = np.uint64(31), np.uint64(46)  # 18 bits are left: linear.NUM_BUCKETS
 
 
 def features(text: str) -> NDArray[np.int64]:
@@ -72,30 +70,15 @@ def _buckets(codes: NDArray[np.uint64], sizes: Sequence[int]) -> NDArray[np.int6
     return total.view(np.int64)
 
 
-@cache
-def _model() -> tuple[NDArray[np.float32], float, float, float]:
-    with np.load(WEIGHTS) as arrays:
-        packed = zlib.decompress(arrays["weights"].tobytes())
-        weights = np.frombuffer(packed, np.int8).astype(np.float32) * float(arrays["scale"])
-        return weights, float(arrays["bias"]), float(arrays["threshold_zh"]), float(arrays["threshold_en"])
-
-
 def score(text: str) -> float:
     """The probability that a short text is offensive."""
-    weights, bias, _, _ = _model()
-    return float(probability(features(text), weights, bias))
-
-
-def probability(buckets: NDArray[np.int64], weights: NDArray[np.float32], bias: float) -> float:
-    """The logistic function of the mean-scaled sum of weights (norm 1 for each text, as it was trained)."""
-    total = weights[buckets].sum() / np.sqrt(max(1, len(buckets))) + bias
-    return float(1 / (1 + np.exp(-min(max(total, -30), 30))))
+    return bundled(WEIGHTS).score(features(text))
 
 
 def threshold(text: str) -> float:
     """The bundled threshold of the text's language."""
-    _, _, chinese, english = _model()
-    return chinese if _HAN.search(text) else english
+    model = bundled(WEIGHTS)
+    return model.threshold_zh if _HAN.search(text) else model.threshold_en
 
 
 def windows(text: str) -> Sequence[tuple[int, int]]:
@@ -109,11 +92,11 @@ def _suspects(text: Text) -> Sequence[tuple[int, int]]:
     made = text.simplified
     if len(made) != len(text.raw) or len(made) < 2 * WINDOW:
         return places
-    weights, bias, _, _ = _model()
+    model = bundled(WEIGHTS)
     sizes = _sizes(made)
-    found = weights[_buckets(_codes(made[: places[-1][1]] + " " * sizes[-1]), sizes)]
+    found = model.weights[_buckets(_codes(made[: places[-1][1]] + " " * sizes[-1]), sizes)]
     totals = np.add.reduceat(found, [start for start, _ in places], axis=1).sum(axis=0, dtype=np.float64)
-    likely = totals / np.sqrt(WINDOW * len(sizes)) + bias > _MARGIN
+    likely = totals / np.sqrt(WINDOW * len(sizes)) + model.bias > _MARGIN
     return [place for place, suspect in zip(places, likely.tolist(), strict=True) if suspect]
 
 

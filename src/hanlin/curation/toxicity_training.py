@@ -1,25 +1,21 @@
 """Trains the bundled toxicity classifier: `python -m hanlin.curation.toxicity_training COLD.csv ENGLISH.csv`.
 
-Logistic regression on hashed n-grams with NumPy alone: stochastic gradient with AdaGrad's step sizes, an L2 penalty,
-averaged over the second half of the steps. Thresholds are the lowest at which precision on held-out rows is as wanted.
+Logistic regression on hashed n-grams (`linear_training`). Thresholds are the lowest at which precision on held-out rows
+is as wanted.
 """
 
 import csv
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hanlin.curation.toxicity import NUM_BUCKETS, WEIGHTS, features, probability
+from hanlin.curation.linear import Linear, rounded, save_linear
+from hanlin.curation.linear_training import Example, best_threshold, fit, measure
+from hanlin.curation.toxicity import WEIGHTS, features
 from hanlin.errors import DataError
 
-EPOCHS, RATE, PENALTY = 6, 0.5, 2e-6
+_EPOCHS, _RATE, _PENALTY = 6, 0.5, 2e-6
 PRECISION_ZH, PRECISION_EN = 0.93, 0.93
-
-Example = tuple[NDArray[np.int64], int]
 
 
 def read_comments(path: Path, *, most: int = 10**9) -> list[tuple[str, int]]:
@@ -36,48 +32,6 @@ def read_comments(path: Path, *, most: int = 10**9) -> list[tuple[str, int]]:
     return [(comment, label) for comment, label in found if comment.strip()]
 
 
-def fit(examples: Sequence[Example], *, seed: int = 0) -> tuple[NDArray[np.float32], float]:
-    """Weights and bias."""
-    weights, squares = np.zeros(NUM_BUCKETS, np.float64), np.full(NUM_BUCKETS, 1e-2)
-    mean, num_means = np.zeros(NUM_BUCKETS), 0
-    bias, bias_square = 0.0, 1e-2
-    order = np.random.default_rng(seed)
-    for epoch in range(EPOCHS):
-        for index in order.permutation(len(examples)):
-            buckets, label = examples[index]
-            norm = np.sqrt(max(1, len(buckets)))
-            total = weights[buckets].sum() / norm + bias
-            error = 1 / (1 + np.exp(-np.clip(total, -30, 30))) - label
-            gradient = error / norm + PENALTY * weights[buckets] * norm
-            squares[buckets] += gradient * gradient
-            weights[buckets] -= RATE * gradient / np.sqrt(squares[buckets])
-            bias_square += error * error
-            bias -= 0.1 * error / np.sqrt(bias_square)
-        if 2 * epoch >= EPOCHS:
-            mean, num_means = mean + weights, num_means + 1
-    return (mean / num_means).astype(np.float32), bias
-
-
-def quantised(weights: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
-    """Eight bits each; what is beyond the 99.99th percentile is cut to it."""
-    scale = float(np.quantile(np.abs(weights[weights != 0]), 0.9999)) / 127
-    return np.clip(np.round(weights / scale), -127, 127).astype(np.int8), scale
-
-
-def best_threshold(scores: NDArray[np.float64], labels: NDArray[np.int64], precision: float) -> float:
-    """The lowest score from which on at least `precision` of the texts are offensive."""
-    order = np.argsort(-scores)
-    right = np.cumsum(labels[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero((right >= precision) & (np.arange(len(order)) >= 50))
-    return float(scores[order[enough[-1]]]) if len(enough) else 0.99
-
-
-def measure(examples: Sequence[Example], weights: NDArray[np.float32], bias: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels."""
-    scores = [probability(buckets, weights, bias) for buckets, _ in examples]
-    return np.array(scores), np.array([label for _, label in examples])
-
-
 def train(cold: Path, english: Path, target: Path = WEIGHTS) -> dict[str, float]:
     """Train on nine tenths, choose thresholds on a tenth, write the weights; what was measured on the tenth."""
     parts: dict[str, list[Example]] = {}
@@ -86,9 +40,8 @@ def train(cold: Path, english: Path, target: Path = WEIGHTS) -> dict[str, float]
         parts[name] = [(features(text[:600]), label) for text, label in rows]
     held = {name: examples[::10] for name, examples in parts.items()}
     shown = [one for examples in parts.values() for i, one in enumerate(examples) if i % 10]
-    weights, bias = fit(shown)
-    packed, scale = quantised(weights)
-    weights = packed.astype(np.float32) * scale
+    weights, bias = fit(shown, epochs=_EPOCHS, rate=_RATE, penalty=_PENALTY)
+    weights = rounded(weights)
     told: dict[str, float] = {}
     thresholds = {}
     for name, wanted in (("zh", PRECISION_ZH), ("en", PRECISION_EN)):
@@ -98,14 +51,7 @@ def train(cold: Path, english: Path, target: Path = WEIGHTS) -> dict[str, float]
         told[f"{name} accuracy"] = float(((scores >= 0.5) == labels).mean())
         told[f"{name} precision"] = float(labels[above].mean()) if above.any() else 0.0
         told[f"{name} recall"] = float(above[labels == 1].mean())
-    np.savez(
-        target,
-        weights=np.frombuffer(zlib.compress(packed.tobytes(), 9), np.uint8),
-        scale=scale,
-        bias=bias,
-        threshold_zh=thresholds["zh"],
-        threshold_en=thresholds["en"],
-    )
+    save_linear(target, Linear(weights, bias, thresholds["zh"], thresholds["en"]))
     return told
 
 

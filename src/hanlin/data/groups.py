@@ -94,13 +94,13 @@ def pack_group_ends(groups: Sequence[Group], *, pad_to: int = 0) -> Batch:
 
 def by_answer(
     groups: Sequence[Group], packed: Iterable[tuple[list[int], Batch]], value_of: Callable[[Batch], Tensor]
-) -> list[list[float]]:
-    """One number for each answer of each group, in their order: `value_of` gives them for the spans of a batch, [S]."""
+) -> dict[int, list[float]]:
+    """One number for each answer of each group that is packed: `value_of` gives them for the spans of a batch, [S]."""
     found: dict[int, list[float]] = {}
     for indices, batch in packed:
         values = iter(value_of(batch).tolist())
         found |= {index: [next(values) for _ in groups[index].answers] for index in indices}
-    return [found[index] for index in range(len(groups))]
+    return found
 
 
 def _lay_group(stream: Stream, group: Group, *, share: bool) -> list[list[int]]:

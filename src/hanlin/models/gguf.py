@@ -58,6 +58,14 @@ class GgufTensor:
             rows_of_out[done : done + len(rows)].copy_(rows)
             done += len(rows)
 
+    def part(self, first: int, count: int) -> "GgufTensor | None":
+        """The rows [first, first + count) as a tensor of their own; None where they are not stored together."""
+        if self.pair_rows and (first % self.pair_rows or count % self.pair_rows):
+            return None
+        block, block_bytes = GGML_QUANT_SIZES[self.kind]
+        row_bytes = math.prod(self.shape[1:]) // block * block_bytes
+        return replace(self, shape=(count, *self.shape[1:]), start=self.start + first * row_bytes)
+
     def _blocks(self, columns: int) -> Iterator[np.ndarray]:
         """float32 [rows, columns], whole heads at a time where rows must be reordered."""
         num_rows = math.prod(self.shape[:-1])

@@ -87,12 +87,21 @@ class LoraLinear(nn.Module):
 
     def merged(self) -> Tensor:
         """W + s B A in fp32 [out, in], without gradients."""
-        frozen = in_dtype(self.weight, torch.float32).detach()
-        return torch.addmm(frozen, self.up.detach(), self.down.detach(), alpha=self.scale)
+        return _sum(self.weight, self.down, self.up, self.scale)
 
     def matrix(self) -> Tensor:
-        """The merged matrix in W's dtype, fp32 where that is four bits: what inference uses."""
-        return self.merged() if isinstance(self.weight, Nf4) else self.merged().to(self.weight.dtype)
+        """The merged matrix as inference uses it."""
+        return merged_matrix(self.weight, self.down, self.up, self.scale)
+
+
+def merged_matrix(weight: Tensor | Nf4, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + s B A in W's dtype, fp32 where that is four bits; without gradients."""
+    merged = _sum(weight, down, up, scale)
+    return merged if isinstance(weight, Nf4) else merged.to(weight.dtype)
+
+
+def _sum(weight: Tensor | Nf4, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    return torch.addmm(in_dtype(weight, torch.float32).detach(), up.detach(), down.detach(), alpha=scale)
 
 
 class _Adapted(torch.autograd.Function):
@@ -127,8 +136,10 @@ class _Adapted(torch.autograd.Function):
         return grad_x_TI, None, None, grad_down, grad_up, None
 
 
-def add_lora(model: Transformer, config: LoraConfig, *, seed: int, part: Part = WHOLE) -> None:
-    """Freeze the model, embedding and norms included, and put a fresh adapter on each target.
+def add_lora(
+    model: Transformer, config: LoraConfig, *, seed: int, part: Part = WHOLE, device: torch.device | None = None
+) -> None:
+    """Freeze the model, embedding and norms included, and put a fresh adapter on each target, on its device or another.
 
     A is uniform in ±1 / sqrt(in), as in the authors' code (microsoft/LoRA at a0a92e0, loralib/layers.py: Kaiming with
     a = sqrt(5)) and in PEFT; the same numbers on every device, and in every `part` of the model. Raises ConfigError
@@ -145,9 +156,9 @@ def add_lora(model: Transformer, config: LoraConfig, *, seed: int, part: Part = 
         down = torch.empty(config.rank, in_width, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
         down = part.take(f"{place}.down", down)
         up = torch.zeros(out_width, config.rank, dtype=torch.float32)
-        device = linear.weight.device
+        there = device or linear.weight.device
         path, _, name = place.rpartition(".")
-        adapter = LoraLinear(linear, down.to(device), up.to(device), scale=config.scale)
+        adapter = LoraLinear(linear, down.to(there), up.to(there), scale=config.scale)
         setattr(model.get_submodule(path), name, adapter)
 
 

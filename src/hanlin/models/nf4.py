@@ -94,16 +94,20 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 @torch.no_grad()
-def pack_layers(model: Transformer, device: torch.device) -> None:
-    """Pack every map of the layers on `device`, one at a time, and bring the rest of the model there: the device never
-    holds the layers unpacked. Embedding, norms and head stay as they are. Freezes the model.
+def pack_layers(model: Transformer, device: torch.device, read: Callable[[str], None] = lambda below: None) -> None:
+    """Pack every map of the layers on `device`, one at a time: the device never holds the layers unpacked. Norms,
+    embedding and head stay as they are; the norms come to the device too. Freezes the model.
+
+    `read` is asked to fill the parameters whose names begin with a layer's, before it is packed: so the layers may be
+    without memory until then.
     """
     model.requires_grad_(False)
-    for block in model.blocks:
+    for number, block in enumerate(model.blocks):
+        read(f"blocks.{number}.")
         for path, linear in [(path, one) for path, one in block.named_modules() if isinstance(one, Linear)]:
             parent, _, name = path.rpartition(".")
             setattr(block.get_submodule(parent), name, Nf4Linear(linear.to(device)))
-    model.to(device)
+        block.to(device)
 
 
 def packed_matrices(model: nn.Module) -> dict[str, Nf4]:

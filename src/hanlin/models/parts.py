@@ -6,7 +6,7 @@ residual stream. All else is whole in every part. Where there are fewer key/valu
 every part has all keys and values, and reads the one head that its queries belong to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hanlin.errors import ConfigError
 from hanlin.models.config import ModelConfig
-from hanlin.models.tensorfile import StoredTensor
 from hanlin.models.transformer import Transformer
 
 Kind = Literal["rows", "columns", "partial"]
@@ -60,6 +59,11 @@ class Stored(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def copy_to(self, out: Tensor, /) -> None: ...
+    def part(self, first: int, count: int, /) -> "Stored | None": ...
+
+
+Read = Callable[[str, Stored, Tensor], None]
+"""Fills a tensor with what this process keeps of a parameter: its name, where it is stored, the tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +156,30 @@ def divide(model: Transformer, part: Part) -> None:
     model.config = part.narrowed(model.config)
 
 
+def fill(
+    model: Transformer, stored: Mapping[str, Stored], device: torch.device, *, read: Read = WHOLE.read, below: str = ""
+) -> None:
+    """Give every parameter that has no memory yet (device "meta") its memory on `device`, and read it; or only those
+    whose names begin with `below`.
+    """
+    made: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and name.startswith(below):
+            made[name] = torch.empty_like(parameter.data, device=device)
+            read(name, stored[name], made[name])
+    model.load_state_dict(made, strict=False, assign=True)
+
+
 def read_slice(stored: Stored, out: Tensor, axis: int, first: int) -> None:
     """Fill `out` with the slice of a stored tensor that begins at `first` of an axis.
 
-    Of rows nothing else is read; of columns one whole tensor is in memory for a moment.
+    Of rows nothing else is read, unless the file has them in another order; else one whole tensor is in memory for a
+    moment.
     """
     if tuple(stored.shape) == tuple(out.shape):
         stored.copy_to(out)
-    elif axis == 0 and isinstance(stored, StoredTensor):
-        stored.part(first, len(out)).copy_to(out)
+    elif axis == 0 and (part := stored.part(first, len(out))) is not None:
+        part.copy_to(out)
     else:
         whole = torch.empty(stored.shape, dtype=out.dtype)
         stored.copy_to(whole)

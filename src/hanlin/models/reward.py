@@ -13,23 +13,24 @@ import torch
 from torch import Tensor
 
 from hanlin.errors import CheckpointError
+from hanlin.models.devices import pick_device
 from hanlin.models.families import without_head
 from hanlin.models.layers import Linear
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import fill_model, open_checkpoint
+from hanlin.models.weights import fill_model, open_checkpoint, outline
 
 _log = logging.getLogger(__name__)
 
 
-def add_score(model: Transformer, *, seed: int) -> None:
-    """Replace the head by a fresh map to one number, in fp32: normal with variance 1 / (width + 1), as in "Learning to
-    summarize from human feedback" (arXiv 2009.01325, appendix B.1).
+def add_score(model: Transformer, *, seed: int, device: torch.device | None = None) -> None:
+    """Replace the head by a fresh map to one number, in fp32, on the model's device or another: normal with variance
+    1 / (width + 1), as in "Learning to summarize from human feedback" (arXiv 2009.01325, appendix B.1).
     """
     score = Linear(model.config.width, 1)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     with torch.no_grad():
         drawn = torch.randn(score.weight.shape, generator=generator) * (model.config.width + 1) ** -0.5
-        score.weight = torch.nn.Parameter(drawn.to(model.device))
+        score.weight = torch.nn.Parameter(drawn.to(device or model.device))
     attach(model, score)
 
 
@@ -60,7 +61,7 @@ def load_reward_model(
     checkpoint = open_checkpoint(path)
     if checkpoint.score is None:
         raise CheckpointError(f'{path} is no reward model: it has no score.weight; train one with kind = "reward"')
-    model = fill_model(checkpoint, dtype=dtype, device=device, on_note=on_note)
+    model = fill_model(outline(checkpoint, dtype=dtype, on_note=on_note), checkpoint, pick_device(device))
     score = Linear(model.config.width, 1).to(model.device)
     checkpoint.score.copy_to(score.weight.data)
     attach(model, score)

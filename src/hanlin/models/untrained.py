@@ -6,6 +6,8 @@ where its norm is less than a hundredth of the usual one, or where it equals ano
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +17,10 @@ from hanlin.models.transformer import Transformer
 _SMALL = 0.01
 _SAMPLED = 512  # rows from which the usual norm is taken
 _CHUNK = 8192
+
+
+def _rows_of(matrix: Tensor, indices: Sequence[int]) -> Tensor:
+    return matrix[list(indices)]
 
 
 def untrained_rows(rows_of: Callable[[Sequence[int]], Tensor], num_rows: int, ids: Sequence[int]) -> list[int]:
@@ -30,31 +36,45 @@ def untrained_rows(rows_of: Callable[[Sequence[int]], Tensor], num_rows: int, id
     return [id for id, is_untrained in zip(wanted, found.tolist(), strict=True) if is_untrained]
 
 
-def untrained_in(model: Transformer, ids: Sequence[int]) -> dict[str, list[int]]:
-    """The untrained rows of the model's embedding, and of its head where that is a matrix of its own."""
+def untrained_in(
+    model: Transformer, ids: Sequence[int], rows_of: Callable[[Tensor, Sequence[int]], Tensor] = _rows_of
+) -> dict[str, list[int]]:
+    """The untrained rows of the model's embedding, and of its head where that is a matrix of its own. `rows_of` takes
+    some rows of a matrix.
+    """
     found: dict[str, list[int]] = {}
     for name, weight in _matrices(model).items():
-        if rows := untrained_rows(lambda some, weight=weight: weight[list(some)], len(weight), ids):
+        if rows := untrained_rows(partial(rows_of, weight), len(weight), ids):
             found[name] = rows
     return found
 
 
 @torch.no_grad()
-def initialise_rows(model: Transformer, untrained: dict[str, list[int]]) -> None:
+def initialise_rows(
+    model: Transformer,
+    untrained: dict[str, list[int]],
+    edited: Callable[[Tensor], AbstractContextManager[Tensor]] = nullcontext,
+) -> None:
     """Give each of these rows the mean of the trained ones of its matrix (Hewitt, "Initializing New Word Embeddings for
     Pretrained Language Models", nlp.stanford.edu/~johnhew/vocab-expansion.html, 2021).
 
-    Rows of less than a hundredth of the usual norm are left out of the mean. No random number is used.
+    Rows of less than a hundredth of the usual norm are left out of the mean. No random number is used. `edited` gives
+    a matrix whole while it is changed.
     """
     for name, ids in untrained.items():
-        weight = _matrices(model)[name]
-        norms = torch.cat([chunk.float().norm(dim=1) for chunk in weight.split(_CHUNK)])
-        trained = norms >= _SMALL * norms.median()
-        trained[ids] = False
-        total = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
-        for chunk, keep in zip(weight.split(_CHUNK), trained.split(_CHUNK), strict=True):
-            total += chunk[keep].double().sum(dim=0)
-        weight[ids] = (total / trained.sum()).to(weight.dtype)
+        with edited(_matrices(model)[name]) as weight:
+            weight[ids] = _mean_row(weight, ids).to(weight.dtype)
+
+
+def _mean_row(weight: Tensor, ids: Sequence[int]) -> Tensor:
+    """The mean of the trained rows but these, fp64 [D]."""
+    norms = torch.cat([chunk.float().norm(dim=1) for chunk in weight.split(_CHUNK)])
+    trained = norms >= _SMALL * norms.median()
+    trained[list(ids)] = False
+    total = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
+    for chunk, keep in zip(weight.split(_CHUNK), trained.split(_CHUNK), strict=True):
+        total += chunk[keep].double().sum(dim=0)
+    return total / trained.sum()
 
 
 def _matrices(model: Transformer) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from hanlin.models.gguf import config_from_gguf, gguf_tensors, read_gguf_header
 from hanlin.models.layouts import names_to_gguf, names_to_hf
 from hanlin.models.lora import adapted
 from hanlin.models.nf4 import packed_matrices
-from hanlin.models.parts import WHOLE, Part, Stored, divide
+from hanlin.models.parts import Stored, fill
 from hanlin.models.tensorfile import StoredTensor, read_header, write_tensors
 from hanlin.models.transformer import Transformer
 
@@ -60,43 +60,35 @@ def load_model(
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "cpu",
     on_note: Callable[[str], None] = _log.warning,
-    part: Part = WHOLE,
 ) -> Transformer:
-    """The model in a Hugging Face directory or a GGUF file, in evaluation mode; or a part of every layer.
+    """The model in a Hugging Face directory or a GGUF file, in evaluation mode.
 
     `dtype` is "float32", "bfloat16", "float16", a torch dtype, or "auto": as stored (bfloat16 for quantized GGUF).
     `on_note` is told what the user should know. Raises CheckpointError when anything is missing, damaged, unsupported
     or of the wrong shape, ConfigError for a device that is not there.
     """
-    checkpoint = open_checkpoint(path)
-    if checkpoint.score is not None:
-        raise CheckpointError(f"{path} is a reward model: it scores answers and writes none; name a language model")
-    return fill_model(checkpoint, dtype=dtype, device=device, on_note=on_note, part=part)
+    checkpoint = open_language_model(path)
+    return fill_model(outline(checkpoint, dtype=dtype, on_note=on_note), checkpoint, pick_device(device))
 
 
-def fill_model(
-    checkpoint: Checkpoint,
-    *,
-    dtype: torch.dtype | str,
-    device: torch.device | str,
-    on_note: Callable[[str], None],
-    part: Part = WHOLE,
+def outline(
+    checkpoint: Checkpoint, *, dtype: torch.dtype | str, on_note: Callable[[str], None] = _log.warning
 ) -> Transformer:
-    """The decoder of an opened checkpoint; a reward model's score is left to `reward.load_reward_model`."""
+    """The decoder of an opened checkpoint, in evaluation mode, whose parameters have shapes and dtypes and no memory
+    (device "meta") until they are filled.
+    """
     for note in checkpoint.notes:
         on_note(note)
-    wanted = _compute_dtype(checkpoint, dtype, on_note)
-    before, after = (part, WHOLE) if checkpoint.adapter is None else (WHOLE, part)  # merged into the whole model
-    model = _empty(checkpoint.config)
-    divide(model, before)
-    model = model.to(wanted).to_empty(device=pick_device(device))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            before.read(name, checkpoint.tensors[name], parameter.data)
+    return _empty(checkpoint.config).to(_compute_dtype(checkpoint, dtype, on_note)).eval()
+
+
+@torch.no_grad()
+def fill_model(model: Transformer, checkpoint: Checkpoint, device: torch.device) -> Transformer:
+    """The outlined model read to a device, an adapter merged; a score is left to `reward.load_reward_model`."""
+    fill(model, checkpoint.tensors, device)
     if checkpoint.adapter is not None:
         merge_adapter(model, checkpoint.adapter)
-    divide(model, after)
-    return model.eval()
+    return model
 
 
 def _compute_dtype(checkpoint: Checkpoint, dtype: torch.dtype | str, on_note: Callable[[str], None]) -> torch.dtype:
@@ -120,6 +112,14 @@ def _empty(config: ModelConfig) -> Transformer:
 def count_parameters(config: ModelConfig) -> int:
     """Number of parameters, a tied head counted once; takes no memory."""
     return sum(parameter.numel() for parameter in _empty(config).parameters())
+
+
+def open_language_model(path: Path | str) -> Checkpoint:
+    """`open_checkpoint`; raises CheckpointError for a reward model."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.score is not None:
+        raise CheckpointError(f"{path} is a reward model: it scores answers and writes none; name a language model")
+    return checkpoint
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:

@@ -161,16 +161,17 @@ def footprint(
     would decide. `device` is its kind, "cpu" or "cuda"; over several `ranks` weights, gradients and states are divided
     (FSDP2), and one layer at a time is whole. Under `parallel.tensor` it is the memory of one of a team.
     """
-    part = part_of(config, 0, recipe.parallel.tensor)
+    part, together = part_of(config, 0, recipe.parallel.tensor), count_sizes(config, recipe)
     sizes, stored = count_sizes(config, recipe, part), _stored(recipe)
+    others, answering = _rollout(config, recipe, load, sizes, together, device=device, ranks=ranks)
     config = part.narrowed(config)
     weights, copies, gradients, states = _learning(config, recipe, load, sizes, ranks=ranks)
     process = PROCESS[device] + (BYTES_PER_ID * load.examples if device == "cpu" else 0)
-    others, answering = _rollout(config, recipe, load, sizes, device=device)
     scratch = _scratch(config, sizes, recipe)
     held = process + weights + copies + gradients + states + others + scratch
     room = (capacity - held) / (1 + HOLES[device])
     way = choose_way(config, recipe.training, _shape(config, recipe, load, sizes, device=device), room=room)
+    packs_here = recipe.model.quantization is not None and device == "cpu"
     saved = sizes.adapted * (4 if recipe.output.save_dtype == "float32" else 2)
     return Footprint(
         process=process,
@@ -184,7 +185,7 @@ def footprint(
         scratch=scratch,
         holes=HOLES[device] * way.activations,
         answering=answering,
-        loading=stored * sizes.parameters if device == "cpu" else weights,
+        loading=weights + (stored * sizes.maps / config.num_layers if packs_here else 0),
         saving=min(saved, 5e9) if device == "cpu" else 0,
         largest=(sizes.largest[0], float(sizes.largest[1] * stored)),
         recomputed_layers=way.recomputed_layers,
@@ -247,18 +248,31 @@ def _scratch(config: ModelConfig, sizes: Sizes, recipe: Recipe) -> float:
     return slab * (itemsize + (_stored(recipe) if _stored(recipe) != itemsize else 0))
 
 
-def _rollout(config: ModelConfig, recipe: Recipe, load: Workload, sizes: Sizes, *, device: str) -> tuple[float, float]:
-    """Bytes of the models beside the one that learns, and of the engine while it samples answers."""
+def _copied(sizes: Sizes, stored: int, itemsize: int) -> float:
+    """Bytes of a frozen copy (models/frozen.py)."""
+    return itemsize * (sizes.maps + sizes.head) + stored * (sizes.embedding + sizes.vectors)
+
+
+def _rollout(
+    config: ModelConfig, recipe: Recipe, load: Workload, sizes: Sizes, whole: Sizes, *, device: str, ranks: int
+) -> tuple[float, float]:
+    """Bytes of the models beside the one that learns, and of the engine while it samples answers. `config` and `whole`
+    are of the whole model, which is put together where a device has a part of it.
+    """
     if not load.answers:
         return load.others, 0
     stored, itemsize = _stored(recipe), _compute(recipe).itemsize
     others: float = load.others
     if recipe.lora is None:  # a frozen copy; adapters are switched off instead
-        others += itemsize * (sizes.maps + sizes.head) + stored * (sizes.embedding + sizes.vectors)
-    matrices = sizes.maps + (sizes.head or sizes.embedding)
-    laid_out = itemsize * matrices if device == "cpu" and itemsize == 2 else 0
-    merged = stored * sizes.adapted if recipe.lora else 0
-    copied = laid_out + merged or (itemsize * matrices if stored != itemsize else 0)
+        others += _copied(sizes, stored, itemsize) / ranks
+    matrices = whole.maps + (whole.head or whole.embedding)
+    copied = itemsize * matrices if device == "cpu" and itemsize == 2 else 0  # laid out
+    if max(ranks, recipe.parallel.tensor) > 1:
+        copied += _copied(whole, stored, itemsize)
+    elif recipe.lora:
+        copied += stored * whole.adapted
+    elif not copied and stored != itemsize:
+        copied = itemsize * matrices
     # Keys are fp32 on a CPU (generation/decoder.py); elsewhere entries are reserved for the model's whole length.
     a_token = (
         config.num_layers * config.num_kv_heads * config.head_dim * (itemsize + (4 if device == "cpu" else itemsize))

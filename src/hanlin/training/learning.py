@@ -1,5 +1,7 @@
 """What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
 
+from collections.abc import Callable
+
 import torch
 
 from hanlin.errors import ConfigError
@@ -37,17 +39,22 @@ def check_layers(recipe: Recipe, config: ModelConfig) -> None:
         )
 
 
-def place_to_load(recipe: Recipe, device: torch.device) -> torch.device:
-    """Where weights are read to: what will be packed goes to the CPU first, so that the device never holds it whole."""
-    return device if recipe.model.quantization is None else torch.device("cpu")
-
-
-def settle_learning(model: Transformer, recipe: Recipe, device: torch.device, part: Part = WHOLE) -> None:
-    """Let only that learn of a model, or of a part of it, which the recipe says; afterwards it is on `device`."""
+def settle_learning(
+    model: Transformer,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    read: Callable[[str], None],
+    part: Part = WHOLE,
+) -> None:
+    """Let only that learn of a model, or of a part of it, which the recipe says. The model may be without memory: only
+    of layers that are packed `read` fills what begins with a name, on the CPU, one layer at a time. Adapters are made
+    on `device`.
+    """
     if recipe.model.quantization == "nf4":
-        pack_layers(model, device)
+        pack_layers(model, device, read)
     if recipe.lora is not None:
-        add_lora(model, recipe.lora, seed=recipe.training.seed, part=part)
+        add_lora(model, recipe.lora, seed=recipe.training.seed, part=part, device=device)
     check_layers(recipe, model.config)
     freeze_layers(model, recipe.training.frozen_layers)
 

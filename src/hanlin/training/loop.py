@@ -89,7 +89,7 @@ def evaluate(
     Several ranks divide the examples; all of them get all scores.
     """
     if rollouts is not None:
-        return rollouts.score(model, examples, world=world)
+        return rollouts.score(model, examples)
     assert objective.score is not None
     assert objective.pack_scored is not None
     packed = Noted(shared_streams(examples, objective.pack_scored, world.data, max_tokens=config.tokens_per_pass))

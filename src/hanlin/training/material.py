@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from hanlin.data.prepare import PreparedData
 from hanlin.errors import TemplateError
 from hanlin.models.adapters import text_place
 from hanlin.models.fetch import cache_directory, resolve
-from hanlin.models.parts import WHOLE, Part
+from hanlin.models.parts import divide, fill
 from hanlin.models.transformer import Transformer
 from hanlin.models.untrained import initialise_rows, untrained_in
-from hanlin.models.weights import load_model, pick_device
+from hanlin.models.weights import Checkpoint, fill_model, open_language_model, outline, pick_device
 from hanlin.text.audit import audit, choose_format, side_by_side
 from hanlin.text.chat import ChatFormat, named_format
 from hanlin.text.encode import check_vocabulary, control_ids
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.allocator import release_memory
 from hanlin.training.checkpoint import model_in
-from hanlin.training.learning import place_to_load, settle_learning
+from hanlin.training.division import UNDIVIDED, Division
+from hanlin.training.learning import settle_learning
 from hanlin.training.objective import Objective, objective_of
 from hanlin.training.recipe import ChatSection, Recipe
 from hanlin.training.trackers import check_trackers
@@ -98,35 +101,66 @@ def settle_format(tokenizer: Tokenizer, chat: ChatSection, *, on_note: Callable[
 
 
 def load_training_model(
-    material: Material,
-    *,
-    on_note: Callable[[str], None],
-    device: torch.device | None = None,
-    part: Part = WHOLE,
+    material: Material, *, on_note: Callable[[str], None], division: Division = UNDIVIDED
 ) -> Transformer:
-    """Weights, or a part of every layer's, in the recipe's dtype on its device (or another), with fresh adapters where
-    it has [lora]; matmuls in the recipe's compute dtype.
+    """Weights, or this rank's of them, in the recipe's dtype on its device, with fresh adapters where it has [lora];
+    matmuls in the recipe's compute dtype.
     """
-    section, device = material.recipe.model, device or pick_device(material.recipe.training.device)
-    place = place_to_load(material.recipe, device)
-    model = load_model(material.source, dtype=section.dtype, device=place, on_note=on_note, part=part)
-    check_vocabulary(material.tokenizer, model.config.vocab_size)
-    model.compute_dtype = torch.float32 if section.compute == "float32" else torch.bfloat16
-    settle_rows(model, material, on_note=on_note)
-    settle_learning(model, material.recipe, device, part)
-    if material.objective.adopt is not None:
-        material.objective.adopt(model, material.recipe.training.seed)
+    checkpoint = open_language_model(material.source)
+    model = outline_training_model(material, checkpoint, division, on_note=on_note)
+    division.spread(model, pick_device(material.recipe.training.device))
+    read_training_model(model, material, checkpoint, division, on_note=on_note)
     return model
 
 
-def settle_rows(model: Transformer, material: Material, *, on_note: Callable[[str], None]) -> None:
+def outline_training_model(
+    material: Material, checkpoint: Checkpoint, division: Division, *, on_note: Callable[[str], None]
+) -> Transformer:
+    """The model that will learn, or this rank's part of every layer, before it is spread over the ranks: what is read
+    as it is stored has no memory yet. There already are fresh adapters, a fresh score, layers in four bits, and all of
+    a checkpoint that has an adapter merged into it.
+    """
+    recipe, cpu = material.recipe, torch.device("cpu")
+    device = pick_device(recipe.training.device)
+    model = outline(checkpoint, dtype=recipe.model.dtype, on_note=on_note)
+    check_vocabulary(material.tokenizer, model.config.vocab_size)
+    model.compute_dtype = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
+    if checkpoint.adapter is not None:
+        fill_model(model, checkpoint, cpu if division.world.sharded or recipe.model.quantization else device)
+    divide(model, division.part)
+    read = partial(_read_below, model, checkpoint, cpu)
+    settle_learning(model, recipe, device, read=read, part=division.part)
+    if material.objective.adopt is not None:
+        material.objective.adopt(model, recipe.training.seed, device)
+    return model if checkpoint.adapter is None or division.world.sharded else model.to(device)
+
+
+def _read_below(model: Transformer, checkpoint: Checkpoint, device: torch.device, below: str) -> None:
+    release_memory()  # the layer before was packed, and its matrices left holes that this one's do not fit into
+    fill(model, checkpoint.tensors, device, below=below)
+
+
+def read_training_model(
+    model: Transformer,
+    material: Material,
+    checkpoint: Checkpoint,
+    division: Division,
+    *,
+    on_note: Callable[[str], None],
+) -> None:
+    """Read what this rank keeps of a model that is spread over the ranks, and nothing else."""
+    fill(model, checkpoint.tensors, pick_device(material.recipe.training.device), read=division.read)
+    settle_rows(model, material, division, on_note=on_note)
+
+
+def settle_rows(model: Transformer, material: Material, division: Division, *, on_note: Callable[[str], None]) -> None:
     """Give untrained rows of the chat format's control pieces a start, unless the recipe keeps them; say so."""
     control = control_ids(material.format, material.tokenizer)
-    untrained = untrained_in(model, list(control.values()))
+    untrained = untrained_in(model, list(control.values()), division.rows)
     for matrix, ids in untrained.items():
         pieces = ", ".join(piece for piece, id in control.items() if id in ids)
         keep = material.recipe.model.untrained_rows == "keep"
         said = "kept as they are" if keep else "now the mean of the trained rows"
         on_note(f"{matrix} has untrained rows for {pieces}: {said} (model.untrained_rows)")
     if material.recipe.model.untrained_rows == "mean":
-        initialise_rows(model, untrained)
+        initialise_rows(model, untrained, division.edited)

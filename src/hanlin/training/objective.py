@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
+import torch
 from pydantic import Discriminator, Tag
 
 from hanlin.data.budget import Packer, count_tokens
@@ -34,6 +35,7 @@ from hanlin.objectives.scores import held_out_metrics, referenced_metrics, score
 from hanlin.text.chat import ChatFormat
 from hanlin.text.encode import stop_ids
 from hanlin.text.tokenizer import Tokenizer
+from hanlin.training.division import Division
 from hanlin.training.rewards import check_rewards, open_judge
 from hanlin.training.rollout import Rollouts
 from hanlin.training.teacher import Teacher
@@ -98,6 +100,7 @@ class Explore(Protocol):
         *,
         seed: int,
         tokens_per_pass: int,
+        division: Division,
         on_note: Callable[[str], None],
     ) -> Rollouts: ...
 
@@ -108,11 +111,11 @@ class Objective(Generic[E]):
 
     `noun` is the plural of what it learns from; `title` names the method in the model card. `pack` and `count` are for
     training, `pack_scored` and `score` for held-out examples, whose scores `summarise` turns into the log's numbers.
-    `adopt` may change the loaded model (it gets the seed) or load what goes with it, `refer` may add to the examples
-    what the starting model says of them. `arrange` orders the examples into steps. `scored` and `attended` are the cost
-    of one example: its predictions through the head and its query-key products; `scored_share` is the share of its
-    stream tokens that go through the head. `step_line` and `held_out_line` are what people see, filled in from the
-    numbers of a step and of `summarise`.
+    `adopt` may change the model before it is read (it gets the seed and the device) or load what goes with it,
+    `refer` may add to the examples what the starting model says of them. `arrange` orders the examples into steps.
+    `scored` and `attended` are the cost of one example: its predictions through the head and its query-key
+    products; `scored_share` is the share of its stream tokens that go through the head. `step_line` and
+    `held_out_line` are what people see, filled in from the numbers of a step and of `summarise`.
 
     Where the model learns from its own answers, examples are prompts: `explore` gives what makes groups of answers of
     them, which `pack` and `count` take, and what scores held-out ones instead of `score`. A step updates the weights
@@ -131,7 +134,7 @@ class Objective(Generic[E]):
     scored: Callable[[E], int]
     attended: Callable[[E], float]
     scored_share: Callable[[E], float]
-    adopt: Callable[[Transformer, int], None] | None = None
+    adopt: Callable[[Transformer, int, torch.device], None] | None = None
     arrange: Arrange
     refer: Callable[[Transformer, Sequence[E], Packed], Sequence[E]] | None = None
     explore: Explore | None = None
@@ -204,7 +207,7 @@ def _reward(config: RewardConfig) -> Objective[EncodedPair]:
         summarise=reward_metrics,
         scored=lambda pair: 0,
         scored_share=lambda pair: 0.0,
-        adopt=lambda model, seed: add_score(model, seed=seed),
+        adopt=lambda model, seed, device: add_score(model, seed=seed, device=device),
         held_out_line="pair accuracy {eval_rewards/accuracies:.3f}, margin {eval_rewards/margins:+.3f}",
     )
 
@@ -313,6 +316,7 @@ def rollouts(
     *,
     seed: int,
     tokens_per_pass: int,
+    division: Division,
     on_note: Callable[[str], None],
     config: RlhfConfig,
 ) -> Rollouts:
@@ -322,7 +326,8 @@ def rollouts(
         for name in config.rewards
     ]
     stops = stop_ids(format, tokenizer, tokenizer.generation_stops)
-    return Rollouts(config, model, tokenizer, stop_ids=stops, judges=judges, seed=seed, tokens_per_pass=tokens_per_pass)
+    given = {"judges": judges, "seed": seed, "tokens_per_pass": tokens_per_pass, "division": division}
+    return Rollouts(config, model, tokenizer, stop_ids=stops, **given)
 
 
 def in_memory(

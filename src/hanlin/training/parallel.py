@@ -196,7 +196,8 @@ def recorded(function: Callable[[], T]) -> T:
 
 
 def shard(model: Transformer, device: torch.device) -> None:
-    """Divide every matrix over the ranks (FSDP2, arXiv 2304.11277), and move the model to `device`; it is on the CPU.
+    """Divide every matrix over the ranks (FSDP2, arXiv 2304.11277), and move the model to `device`, but for what has no
+    memory yet (device "meta"): `models.parts.fill` gives it that of this rank's rows.
 
     A layer is put together when it runs, forward and backward, and its gradients are summed in fp32 (or the weights'
     own dtype) when it is done. Embedding and head stay together from the forward pass until the end of the backward
@@ -204,7 +205,8 @@ def shard(model: Transformer, device: torch.device) -> None:
     """
     vectors = {parameter for parameter in model.parameters() if parameter.ndim <= 1}
     for vector in vectors:
-        vector.data = vector.data.to(device)
+        if not vector.is_meta:
+            vector.data = vector.data.to(device)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in model.blocks:
         matrices = [parameter for parameter in block.parameters() if parameter.ndim > 1]
@@ -238,6 +240,11 @@ def is_sharded(tensor: Tensor) -> bool:
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor; another one as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """All of a divided tensor, on every rank, each of which must ask; another one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_place(tensor: Tensor) -> tuple[int, int]:

@@ -148,7 +148,6 @@ class Recipe(Section):
             step_in_backward=training.step_in_backward,
             tensor=self.parallel.tensor,
             shard=self.parallel.shard,
-            objective=self.objective.kind,
             samples=self.track.samples,
             device=device,
         )

@@ -119,7 +119,8 @@ def open_judge(name: str, *, device: torch.device, tokens_per_pass: int, on_note
     @torch.no_grad()
     def judge(answered: Sequence[Answered]) -> list[list[float]]:
         groups = [_encoded(one, format, tokenizer) for one in answered]
-        return by_answer(groups, streams(groups, pack_group_ends, max_tokens=tokens_per_pass), read)
+        found = by_answer(groups, streams(groups, pack_group_ends, max_tokens=tokens_per_pass), read)
+        return [found[number] for number in range(len(groups))]
 
     return judge
 

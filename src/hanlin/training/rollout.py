@@ -5,17 +5,20 @@ of a step, as it is for other objectives. Seeds follow from the run's seed, the 
 a resumed run samples the same answers. The answers' log-probabilities come from the pass that learns from them too, not
 from the engine, whose kernels round differently. The starting model is the model without its adapters, or a frozen copy
 (models/frozen.py). So an answer costs its generation and two passes without gradients, before the one with.
+
+Several ranks divide the prompts to answer, and then the answers to score. Where they divide the model too, each puts
+all of it together for as long as it samples; the starting model stays divided.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
 
-from hanlin.data.budget import streams
 from hanlin.data.groups import Group, Prompt, by_answer, pack_groups
 from hanlin.generation.answers import Completion, Request
 from hanlin.generation.engine import Engine
@@ -26,9 +29,10 @@ from hanlin.models.transformer import Transformer
 from hanlin.objectives.likelihood import batch_logprobs, span_sums
 from hanlin.objectives.policy import AnswerScore, RlhfConfig, advantages
 from hanlin.text.tokenizer import Tokenizer
-from hanlin.training.parallel import ALONE, World
+from hanlin.training.division import Division
+from hanlin.training.parallel import put_away
 from hanlin.training.rewards import Answered, Judge
-from hanlin.training.shares import divide, together
+from hanlin.training.shares import divide, shared_streams, together
 from hanlin.types import Batch
 
 NUM_SLOTS = 64  # answers that are generated at once
@@ -50,14 +54,14 @@ class Gathered:
 @dataclass(frozen=True, slots=True)
 class _Explored:
     """The answers to one prompt: what is learnt from them, and of each what every judge says (by judge), the reward,
-    the divergence from the starting model, and whether it was cut.
+    whether it was cut, and, once it is known, the divergence from the starting model.
     """
 
     group: Group
     parts: list[list[float]]
     rewards: list[float]
-    divergences: list[float]
     cut: list[bool]
+    divergences: list[float] = field(default_factory=list)
 
 
 class Rollouts:
@@ -75,63 +79,74 @@ class Rollouts:
         judges: Sequence[Judge],
         seed: int,
         tokens_per_pass: int,
+        division: Division,
     ) -> None:
         self._config = config
-        self._reference = None if adapted(start) else frozen_copy(start)
+        spread = partial(division.spread, device=start.device)
+        self._reference = None if adapted(start) else frozen_copy(start, spread)
+        self._division = division
         self._tokenizer = tokenizer
         self._stop_ids = tuple(stop_ids)
         self._judges = judges
         self._seed = seed
         self._tokens_per_pass = tokens_per_pass
 
-    def gather(self, model: Transformer, prompts: Sequence[Prompt], step: int, *, world: World = ALONE) -> Gathered:
+    def gather(self, model: Transformer, prompts: Sequence[Prompt], step: int) -> Gathered:
         """Groups of answers of the model as it is, with their advantages. `step` is counted from 0.
 
         Several ranks divide the prompts, and all of them get all groups: an answer's seed knows nothing of ranks.
         """
         began = time.perf_counter()
-        places = divide(prompts, world.size)[world.rank]
-        here = [prompts[place] for place in places]
+        places, here = self._own(prompts)
         completions = self._complete(model, here, step, places, num_answers=self._config.answers)
         generating = time.perf_counter() - began
-        found = together(world, zip(places, self._explored(model, here, completions), strict=True))
+        explored = together(self._division.world, zip(places, self._explored(here, completions), strict=True))
+        found = self._compared(model, explored)
         metrics = _metrics(found)
         means = (_mean([one.parts[number] for one in found]) for number in range(len(self._config.rewards)))
         metrics |= {f"rewards/{name}/mean": mean for name, mean in zip(self._config.rewards, means, strict=True)}
         groups = [one.group for one in found]
         return Gathered(examples=groups, metrics=metrics, generating=generating, alarm=self._alarm(metrics))
 
+    def _own(self, prompts: Sequence[Prompt]) -> tuple[list[int], list[Prompt]]:
+        """The prompts that this rank answers, and their places."""
+        world = self._division.world
+        places = divide(prompts, world.size)[world.rank]
+        return places, [prompts[place] for place in places]
+
     def _explored(
-        self, model: Transformer, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
-    ) -> "list[_Explored]":
-        """What is found out about the answers to each prompt."""
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
+    ) -> "Iterator[_Explored]":
+        """What is found out about the answers to each prompt without a model that learns."""
         parts, rewards = self._judge(prompts, completions)
-        groups = [
-            Group(prompt.ids, tuple(map(_answer_ids, done)), id=prompt.id)
-            for prompt, done in zip(prompts, completions, strict=True)
-        ]
-        logprobs, started = self._logprobs(model, groups), self._start_logprobs(model, groups)
+        for number, (prompt, done) in enumerate(zip(prompts, completions, strict=True)):
+            group = Group(prompt.ids, tuple(map(_answer_ids, done)), id=prompt.id)
+            cut = [one.finish_reason == "length" for one in done]
+            yield _Explored(group, [part[number] for part in parts], rewards[number], cut)
+
+    def _compared(self, model: Transformer, explored: "Sequence[_Explored]") -> "list[_Explored]":
+        """The same with what the model and the starting one say of the answers, and so with what is learnt."""
+        groups = [one.group for one in explored]
+        known = zip(explored, self._logprobs(model, groups), self._start_logprobs(model, groups), strict=True)
         found = []
-        for number, group in enumerate(groups):
-            divergences = [here - there for here, there in zip(logprobs[number], started[number], strict=True)]
-            both = zip(rewards[number], divergences, strict=True)
+        for one, logprobs, started in known:
+            divergences = [here - there for here, there in zip(logprobs, started, strict=True)]
+            both = zip(one.rewards, divergences, strict=True)
             better = advantages([reward - self._config.beta * divergence for reward, divergence in both])
-            learnt = replace(group, advantages=better, logprobs=tuple(logprobs[number]))
-            cut = [done.finish_reason == "length" for done in completions[number]]
-            found.append(_Explored(learnt, [part[number] for part in parts], rewards[number], divergences, cut))
+            group = replace(one.group, advantages=better, logprobs=tuple(logprobs))
+            found.append(replace(one, group=group, divergences=divergences))
         return found
 
-    def score(self, model: Transformer, prompts: Sequence[Prompt], *, world: World = ALONE) -> list[AnswerScore]:
+    def score(self, model: Transformer, prompts: Sequence[Prompt]) -> list[AnswerScore]:
         """One sampled answer to each held-out prompt, with the same seeds whenever it is asked."""
-        places = divide(prompts, world.size)[world.rank]
-        here = [prompts[place] for place in places]
+        places, here = self._own(prompts)
         completions = self._complete(model, here, _HELD_OUT, places, num_answers=1)
         _, rewards = self._judge(here, completions)
         scores = [
             AnswerScore(reward, len(_answer_ids(done)), done.finish_reason == "stop")
             for [reward], [done] in zip(rewards, completions, strict=True)
         ]
-        return together(world, zip(places, scores, strict=True))
+        return together(self._division.world, zip(places, scores, strict=True))
 
     def _complete(
         self,
@@ -153,7 +168,8 @@ class Rollouts:
                 seed=derived_seed(self._seed, step, place),
             )
             requests.append(Request(prompt.ids, sampling, self._stop_ids))
-        return Engine(model, self._tokenizer, num_slots=NUM_SLOTS).generate_groups(requests, num_answers)
+        engine = Engine(self._division.assembled(model), self._tokenizer, num_slots=NUM_SLOTS)
+        return engine.generate_groups(requests, num_answers)
 
     def _judge(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[Completion]]
@@ -177,14 +193,18 @@ class Rollouts:
 
     @torch.no_grad()
     def _logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
-        """Log-probability of every answer under a model."""
+        """Log-probability of every answer under a model, of which all ranks compute their share."""
 
         def summed(batch: Batch) -> Tensor:
             batch = batch.to(model.device)
             return span_sums(batch_logprobs(model, batch), batch)[0]
 
-        packed = streams(groups, pack_groups, max_tokens=self._tokens_per_pass, pad=model.compiled)
-        return by_answer(groups, packed, summed)
+        data, budget = self._division.world.data, self._tokens_per_pass
+        found = by_answer(
+            groups, shared_streams(groups, pack_groups, data, max_tokens=budget, pad=model.compiled), summed
+        )
+        put_away(model)
+        return together(data, found.items())
 
     def _start_logprobs(self, model: Transformer, groups: Sequence[Group]) -> list[list[float]]:
         if self._reference is None:

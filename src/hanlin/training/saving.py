@@ -34,20 +34,21 @@ from hanlin.training.checkpoint import (
     read_weights,
     write_shards,
 )
+from hanlin.training.division import Division
 from hanlin.training.optim import begin_states
-from hanlin.training.parallel import World, local
-from hanlin.training.tensor import Division
+from hanlin.training.parallel import local
 
 
 class Twin:
-    """The whole model for rank 0 to write, on the CPU, of which nothing is there between two uses but what is frozen.
-    Made before the model is sharded or connected.
+    """The whole model for rank 0 to write, on the CPU, of which nothing is there before the first use, and between two
+    uses only what is frozen. Made before the model is sharded or connected.
     """
 
-    def __init__(self, model: Transformer, world: World, division: Division) -> None:
+    def __init__(self, model: Transformer, division: Division) -> None:
         self._division = division
+        self._has_frozen = False
         self._twin: Transformer | None = None
-        if world.speaks:
+        if division.world.speaks:
             memo: dict[int, Any] = {
                 id(one): nn.Parameter(one.data.new_empty(0, device="cpu"), one.requires_grad)
                 for one in model.parameters()
@@ -55,21 +56,30 @@ class Twin:
             self._twin = copy.deepcopy(model, memo)
             self._twin.config = division.part.widened(model.config)
 
-    @torch.no_grad()
-    def gather(self, model: Transformer, *, frozen: bool) -> Transformer | None:
-        """Put together what is frozen, or what is trained, as it is; every rank calls this, and rank 0 gets the twin.
+    def gather(self, model: Transformer) -> Transformer | None:
+        """Put together the model as it is; every rank calls this, and rank 0 gets the twin.
 
         On the CPU what is not divided is not copied.
         """
+        self.keep_frozen(model)
+        self._gather(model, frozen=False)
+        return self._twin
+
+    def keep_frozen(self, model: Transformer) -> None:
+        """Put together what is frozen, and keep it; every rank calls this."""
+        if not self._has_frozen:
+            self._gather(model, frozen=True)
+            self._has_frozen = True
+
+    @torch.no_grad()
+    def _gather(self, model: Transformer, *, frozen: bool) -> None:
         places = {} if self._twin is None else dict(self._twin.named_parameters())
         for name, parameter in model.named_parameters():
             if parameter.requires_grad is frozen:
                 continue
-            value = self._division.placed(name, parameter.data)
-            value = value.full_tensor() if isinstance(value, DTensor) else value
+            value = self._division.whole(name, parameter.data)
             if places:
                 places[name].data = value.cpu()
-        return self._twin
 
     def read(self, partial: Path) -> Transformer | None:
         """On rank 0 the model as the ranks have just written it; `clear` it afterwards."""
@@ -129,7 +139,6 @@ class Saver:
     def __init__(
         self,
         run: Path,
-        world: World,
         model: Transformer,
         optimizer: torch.optim.Optimizer,
         *,
@@ -138,7 +147,7 @@ class Saver:
         write_model: Callable[[Path, Transformer], None],
         keep_last: int,
     ) -> None:
-        self._run, self._world = run, world
+        self._run, self._world = run, division.world
         self._model, self._optimizer, self._twin, self._division = model, optimizer, twin, division
         self._write_model, self._keep_last = write_model, keep_last
         group = dist.new_group(backend="gloo")  # of the background: it must not get between training's messages
@@ -168,6 +177,7 @@ class Saver:
         self._stage()
 
     def _stage(self) -> dict[str, Tensor]:
+        self._twin.keep_frozen(self._model)
         return self._staging.copy(own_state(self._model, self._optimizer, self._world, self._division.placed))
 
     def _begun(self, progress: Progress) -> Path:

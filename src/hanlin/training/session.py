@@ -15,9 +15,9 @@ from hanlin.config import dump_toml
 from hanlin.data.prepare import PreparedData
 from hanlin.errors import ConfigError
 from hanlin.models.adapters import save_adapter
-from hanlin.models.parts import WHOLE, part_of
+from hanlin.models.parts import part_of
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import open_checkpoint, pick_device, save_model, write_generation_config
+from hanlin.models.weights import open_language_model, pick_device, save_model, write_generation_config
 from hanlin.text.encode import stop_ids
 from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
@@ -32,40 +32,42 @@ from hanlin.training.directory import (
 )
 from hanlin.training.directory import is_finished as is_finished
 from hanlin.training.directory import run_directory as run_directory
+from hanlin.training.division import Division
 from hanlin.training.fit import measure_fit
 from hanlin.training.learning import check_runs_here
 from hanlin.training.loop import evaluate, run
 from hanlin.training.material import Material as Material
 from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
+from hanlin.training.material import outline_training_model, read_training_model
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
-from hanlin.training.optim import make_optimizer
-from hanlin.training.parallel import ALONE, World, put_away, shard
+from hanlin.training.optim import STATE_BYTES, make_optimizer
+from hanlin.training.parallel import ALONE, World, put_away
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
 from hanlin.training.runs import RECIPE, running
 from hanlin.training.saving import Saver, Twin
 from hanlin.training.shares import Noted, shared_streams, together
-from hanlin.training.tensor import Division, connect
 from hanlin.training.trackers import Look, open_trackers
 from hanlin.training.work import Job, Observer
 
 _log = logging.getLogger(__name__)
 
 
-def check_sharded(recipe: Recipe) -> None:
+def check_sharded(recipe: Recipe, num_ranks: int) -> None:
     """Raise ConfigError for what needs whole weights on every rank, before any is read."""
-    reasons = {
-        f'training.optimizer = "{recipe.training.optimizer}"': recipe.training.optimizer not in ("adamw", "adamw_bf16"),
-        'objective.kind = "rlhf", whose answers are sampled from whole weights,': recipe.objective.kind == "rlhf",
-        f"track.samples = {recipe.track.samples}": recipe.track.samples > 0,
-    }
-    for what, is_asked in reasons.items():
-        if is_asked:
-            raise ConfigError(
-                f'{what} does not go with weights that are sharded over the ranks (parallel.shard = "full"): set '
-                'parallel.shard = "none", or leave it out'
-            )
+    with_shards = 'does not go with weights that are sharded over the ranks (parallel.shard = "full")'
+    if (name := recipe.training.optimizer) not in ("adamw", "adamw_bf16"):
+        instead = "adamw_bf16" if recipe.model.dtype == "bfloat16" and recipe.lora is None else "adamw"
+        raise ConfigError(
+            f'training.optimizer = "{name}" {with_shards}: bitsandbytes knows whole tensors only. Use '
+            f'training.optimizer = "{instead}", whose states are divided too: {STATE_BYTES[instead] / num_ranks:.2g} '
+            f'bytes a parameter on each of {num_ranks} ranks; or set parallel.shard = "none"'
+        )
+    if recipe.track.samples:
+        raise ConfigError(
+            f'track.samples = {recipe.track.samples} {with_shards}: leave it out, or set parallel.shard = "none"'
+        )
 
 
 class Session:
@@ -84,7 +86,7 @@ class Session:
         self.material, self.directory, self._on_note, self.world = material, directory, on_note, world
         recipe = material.recipe
         if world.sharded:
-            check_sharded(recipe)
+            check_sharded(recipe, world.size)
         found = world.agree(checkpoints(directory))
         if resume and found:
             same_recipe(directory / RECIPE, recipe)
@@ -122,21 +124,17 @@ class Session:
     def _load(self) -> None:
         """The model, on its device and divided over the ranks where they share it; its optimizer; what saves both."""
         material, world, training = self.material, self.world, self.material.recipe.training
-        team = world.team
-        part = part_of(open_checkpoint(material.source).config, team.rank, team.size) if team.size > 1 else WHOLE
-        self.division = Division(part, team.mesh)
-        device = torch.device("cpu") if world.sharded else None
-        self.model = load_training_model(material, on_note=self._on_note, device=device, part=part)
-        self._twin = Twin(self.model, world, self.division) if world.size > 1 else None
-        connect(self.model, part, team)
-        if world.sharded:
-            shard(self.model, pick_device(training.device))
+        checkpoint = open_language_model(material.source)
+        self.division = division = Division(world, part_of(checkpoint.config, world.team.rank, world.team.size))
+        self.model = outline_training_model(material, checkpoint, division, on_note=self._on_note)
+        self._twin = Twin(self.model, division) if world.size > 1 else None
+        division.spread(self.model, pick_device(training.device))
+        read_training_model(self.model, material, checkpoint, division, on_note=self._on_note)
         self.optimizer = make_optimizer(self.model, training)
         self._saver = None
         if self._twin is not None:
-            self._twin.gather(self.model, frozen=True)
-            given = {"division": self.division, "write_model": self.write_model, "keep_last": training.keep_last}
-            self._saver = Saver(self.directory, world, self.model, self.optimizer, twin=self._twin, **given)
+            given = {"division": division, "write_model": self.write_model, "keep_last": training.keep_last}
+            self._saver = Saver(self.directory, self.model, self.optimizer, twin=self._twin, **given)
 
     def _with_reference(self, data: PreparedData) -> PreparedData:
         """The data with what the starting model says of it, where the objective asks: before any weight is restored."""
@@ -163,7 +161,8 @@ class Session:
             return None
         material, training = self.material, self.material.recipe.training
         given, budget = (self.model, material.tokenizer, material.format), training.tokens_per_pass
-        return explore(*given, seed=training.seed, tokens_per_pass=budget, on_note=self._on_note)
+        own = {"division": self.division, "on_note": self._on_note}
+        return explore(*given, seed=training.seed, tokens_per_pass=budget, **own)
 
     def _restore(self, path: Path, on_note: Callable[[str], None]) -> Progress:
         here = self.progress
@@ -249,7 +248,7 @@ class Session:
         """Make the run directory a model directory: weights, tokenizer, template, card (with `results`, Markdown),
         plot.
         """
-        model = self.model if self._twin is None else self._twin.gather(self.model, frozen=False)
+        model = self.model if self._twin is None else self._twin.gather(self.model)
         if self.world.speaks and model is not None:
             with saving(self.directory):
                 plot_metrics(self.directory)

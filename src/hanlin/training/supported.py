@@ -32,7 +32,6 @@ class Setting:
     step_in_backward: bool
     tensor: int = 1
     shard: str = "auto"
-    objective: str = "orpo"
     samples: int = 0
     device: str | None = None
 
@@ -126,14 +125,8 @@ CONDITIONS = (
     ),
     Condition(
         "parallel.tensor above 1",
-        'does not go with objective.kind = "rlhf"; leave it out',
-        "answers are sampled from whole weights",
-        lambda one: one.tensor > 1 and one.objective == "rlhf",
-    ),
-    Condition(
-        "parallel.tensor above 1",
         "does not go with track.samples; leave one of the two out",
-        "answers are sampled from whole weights",
+        "one rank would ask a model of which it has a part",
         lambda one: one.tensor > 1 and one.samples > 0,
     ),
     Condition(

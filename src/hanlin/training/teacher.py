@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from hanlin.errors import ConfigError
 from hanlin.models.adapters import text_place
 from hanlin.models.fetch import resolve
@@ -36,12 +38,12 @@ class Teacher:
         if open_checkpoint(self._path).score is not None:
             raise ConfigError(f"objective.teacher {self.name} is a reward model; name a language model")
 
-    def open(self, student: Transformer, seed: int = 0) -> None:
-        """Read the teacher to the student's device, in the dtype that its matrix products run in."""
+    def open(self, student: Transformer, seed: int, device: torch.device) -> None:
+        """Read the teacher to a device, in the dtype that the student's matrix products run in."""
         words, own = student.config.vocab_size, open_checkpoint(self._path).config.vocab_size
         if words != own:
             raise ConfigError(_another(self.name, f"a head for {own} ids", f"one for {words}"))
-        self._model = load_model(self._path, dtype=student.dtype, device=student.device).requires_grad_(False).eval()
+        self._model = load_model(self._path, dtype=student.dtype, device=device).requires_grad_(False).eval()
 
 
 def _another(name: str, has: str, student: str) -> str:

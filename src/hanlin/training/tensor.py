@@ -8,7 +8,6 @@ they compute it from the same numbers. Only where each has a summand of a gradie
 summed.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from hanlin.models.parts import WHOLE, Part
+from hanlin.models.parts import Part
 from hanlin.models.transformer import Block, Transformer
 from hanlin.training.parallel import World
 
@@ -74,18 +73,6 @@ def connect(model: Transformer, part: Part, team: World) -> None:
             block.attention.value.register_forward_hook(choose_head)
 
 
-@dataclass(frozen=True, slots=True)
-class Division:
-    """A rank's part of the model, and the mesh of its team; without one the model is whole."""
-
-    part: Part = WHOLE
-    mesh: DeviceMesh | None = None
-
-    def placed(self, name: str, tensor: Tensor) -> Tensor:
-        """A divided parameter (or what an optimizer keeps of it, of its shape) as the team's common tensor, of which
-        this rank's memory is a part. Anything else as it is.
-        """
-        axis = self.part.axis(name)
-        if axis is None or self.mesh is None or tensor.ndim <= axis:
-            return tensor
-        return DTensor.from_local(tensor, self.mesh, [Shard(axis)], run_check=False)
+def common(tensor: Tensor, mesh: DeviceMesh, axis: int) -> Tensor:
+    """The common tensor of a team, of which this rank's `tensor` is a part of that axis."""
+    return DTensor.from_local(tensor, mesh, [Shard(axis)], run_check=False)

@@ -105,7 +105,7 @@ def gathered_in_time(job: Job, first: int) -> Generator[Work]:
     assert job.rollouts is not None
     for step in range(first, job.num_steps):
         began = time.perf_counter()
-        gathered = job.rollouts.gather(job.model, _examples(job, step), step, world=job.world)
+        gathered = job.rollouts.gather(job.model, _examples(job, step), step)
         work = _work(job, gathered.examples)
         yield replace(work, gathered=gathered, gathering=time.perf_counter() - began)
 
