@@ -86,12 +86,26 @@ def test_recipes_that_cannot_work_are_refused_when_they_are_read(tmp_path: Path,
         load_recipe(Recipe, write_recipe(tmp_path), overrides)
 
 
-def test_what_this_machine_lacks_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
-    recipe = load_recipe(Recipe, write_recipe(tmp_path), ["training.optimizer=paged_adamw_8bit"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.optimizer=paged_adamw_8bit", "needs a CUDA device"),
+        ("training.attention=flex", '"flex" trains on CUDA devices only.*choose "segments"'),
+        ("training.frozen_layers=4", "the model has 3: freeze 2 or fewer"),
+    ],
+)
+def test_what_this_machine_or_this_model_lacks_is_said_before_weights_are_read(
+    tmp_path: Path, monkeypatch, override: str, said: str
+):
+    recipe = load_recipe(Recipe, write_recipe(tmp_path), [override])
     material = open_material(recipe, on_note=print)
     monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
-    with pytest.raises(ConfigError, match="needs a CUDA device"):
+    with pytest.raises(ConfigError, match=said):
         Session(material, tmp_path / "run", resume=False)
+
+
+def test_a_package_that_is_missing_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
+    write_recipe(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
     recipe = load_recipe(Recipe, tmp_path / "recipe.toml", ["model.quantization=nf4", "lora.rank=2"])
     with pytest.raises(ConfigError, match="cannot be imported"):

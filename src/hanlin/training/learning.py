@@ -3,6 +3,7 @@
 import torch
 
 from hanlin.errors import ConfigError
+from hanlin.models.backends import choose_backend
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import add_lora
 from hanlin.models.nf4 import check_nf4, pack_layers
@@ -17,7 +18,7 @@ def check_runs_here(recipe: Recipe, device: torch.device, *, ranks: int = 1) -> 
     """Raise ConfigError for what cannot work on this device or with so many processes, or needs a package that is
     missing: before any weight is read.
     """
-    check_optimizer(recipe.training.optimizer, device)
+    check_optimizer(recipe.training.optimizer, device, narrow=recipe.model.dtype == "bfloat16" and recipe.lora is None)
     check_supported(recipe.setting(device.type))
     if recipe.model.quantization == "nf4":
         check_nf4()
@@ -26,6 +27,13 @@ def check_runs_here(recipe: Recipe, device: torch.device, *, ranks: int = 1) -> 
             "training.step_in_backward updates weights before gradients could be summed over several processes: leave "
             "it out, or train with one process"
         )
+
+
+def check_model(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
+    """Raise ConfigError for what this model cannot do on this device: before any of its weights is read."""
+    check_layers(recipe, config)
+    compute = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
+    choose_backend(config, device, dtype=compute, backend=recipe.training.attention)
 
 
 def check_layers(recipe: Recipe, config: ModelConfig) -> None:
@@ -48,7 +56,6 @@ def settle_learning(model: Transformer, recipe: Recipe, device: torch.device, pa
         pack_layers(model, device)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, seed=recipe.training.seed, part=part)
-    check_layers(recipe, model.config)
     freeze_layers(model, recipe.training.frozen_layers)
 
 

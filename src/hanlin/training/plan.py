@@ -21,7 +21,7 @@ from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
 from hanlin.training.fit import USABLE
 from hanlin.training.footprint import Footprint, count_sizes, footprint
-from hanlin.training.learning import check_layers, check_runs_here
+from hanlin.training.learning import check_layers, check_model, check_runs_here
 from hanlin.training.optim import UPDATE_BYTES
 from hanlin.training.recipe import Recipe
 from hanlin.training.remedies import verdicts
@@ -138,16 +138,18 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
         ranks=ranks * part.size,
-        obstacle=_obstacle(recipe, device, material.source, ranks=ranks * part.size),
+        obstacle=_obstacle(recipe, config, device, material.source, ranks=ranks * part.size),
     )
 
 
-def _obstacle(recipe: Recipe, device: torch.device | None, source: Path, *, ranks: int) -> str:
+def _obstacle(recipe: Recipe, config: ModelConfig, device: torch.device | None, source: Path, *, ranks: int) -> str:
     """Why the recipe cannot be run here, or ""."""
     if _lacks_weights(source):
         return f"{source} has a config and no weights; download the model again"
     try:
         check_runs_here(recipe, device or torch.device("cuda"), ranks=ranks)
+        if device:
+            check_model(recipe, config, device)
     except ConfigError as error:
         return str(error).splitlines()[0]
     return "" if device else f'training.device = "{recipe.training.device}" is not there'
