@@ -1,5 +1,8 @@
 """What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from hanlin.errors import ConfigError
@@ -34,6 +37,17 @@ def check_model(recipe: Recipe, config: ModelConfig, device: torch.device) -> No
     check_layers(recipe, config)
     compute = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
     choose_backend(config, device, dtype=compute, backend=recipe.training.attention)
+
+
+def beyond_context(examples: Sequence[Any], config: ModelConfig) -> str:
+    """What is wrong with examples that are longer than the context that the model was trained with, or ""."""
+    longest = max(example.num_positions for example in examples)
+    if longest <= config.max_length:
+        return ""
+    return (
+        f"the longest example takes {longest:,} positions, and the model was made for {config.max_length:,}, which "
+        f"nobody has tried beyond: set data.max_length = {config.max_length}, and longer ones are dropped or cut"
+    )
 
 
 def check_layers(recipe: Recipe, config: ModelConfig) -> None:
