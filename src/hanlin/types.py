@@ -103,6 +103,11 @@ class Tokens:
     def num_logical_tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def num_positions(self) -> int:
+        """Of the model's context that it takes."""
+        return len(self.ids)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
@@ -144,6 +149,11 @@ class EncodedPair:
     def num_logical_tokens(self) -> int:
         """Tokens of two separate rows, 2 P + C + R: the measure that does not depend on the implementation."""
         return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+    @property
+    def num_positions(self) -> int:
+        """As of `Tokens`: both answers begin where the prompt ends."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ def replies(text: str, *, ended: bool) -> list[Reply]:
     return [Reply(prompt=prompt, text=text, ended=ended) for prompt in prompts]
 
 
-def drawn(rows: list[Row]) -> str:
-    console = Console(file=io.StringIO(), width=140, force_terminal=False)
+def drawn(rows: list[Row], *, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(table(rows, title="proof"))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -76,6 +76,12 @@ def test_table_shows_every_number_with_its_interval_in_both_languages() -> None:
         "-1.100",
     ):
         assert expected in text
+
+
+def test_names_are_whole_in_a_narrow_terminal() -> None:
+    chinese = "奖励准确率（平均对数概率）"
+    row = rate_row("accuracy", ("reward accuracy", chinese), before=[True], after=[False], better="higher")
+    assert set(chinese) <= set(drawn([row], width=80))
 
 
 def test_json_is_plain_and_keeps_the_keys() -> None:

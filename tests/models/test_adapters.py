@@ -138,6 +138,7 @@ def foreign(tmp_path: Path) -> Path:
     [
         ({"modules_to_save": ["lm_head"]}, '"modules_to_save" is ["lm_head"]'),
         ({"use_dora": True}, '"use_dora" is true'),
+        ({"alora_invocation_tokens": [5, 6]}, '"alora_invocation_tokens" is [5, 6]'),
         ({"peft_type": "IA3"}, '"peft_type" is "IA3"'),
         ({"bias": "all"}, '"bias" is "all"'),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base model"),

@@ -314,6 +314,12 @@ def test_a_missing_package_is_named_with_how_to_get_it(name: str, monkeypatch: p
         check_optimizer(name, torch.device("cuda"))
 
 
+def test_what_is_named_instead_goes_with_the_weights():
+    narrow = tiny_model("llama").to(torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"on cpu\. .*training\.optimizer=adamw_bf16$"):
+        make_optimizer(narrow, config("adamw_8bit"))
+
+
 def test_what_needs_no_package_is_not_refused():
     for name in ("adamw", "adamw_bf16"):
         for device in ("cpu", "cuda", "mps"):

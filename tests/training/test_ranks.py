@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 
 import hanlin
+from hanlin.errors import CheckpointError
 from hanlin.training.checkpoint import checkpoints
 from hanlin.training.metrics import read_metrics
 from hanlin.training.parallel import World
@@ -169,6 +170,18 @@ def test_resumed_with_as_many_ranks_is_uninterrupted_bit_for_bit(finished: Path,
     recipe, place = resumable(finished, "run", tmp_path)
     train_ranks(recipe, 2, place, "parallel.shard=full", resume=True)
     assert_equal(finished / "run", tmp_path / "run")
+
+
+@pytest.mark.parametrize(("file", "size"), [("__0_0.distcp", 0.5), ("__1_0.distcp", 0.9), (".metadata", 0.5)])
+def test_a_cut_checkpoint_is_named_in_one_line(finished: Path, tmp_path: Path, file: str, size: float):
+    recipe, place = resumable(finished, "run", tmp_path)
+    cut = tmp_path / "run" / "checkpoints" / "step-000004" / "state" / "shards" / file
+    os.truncate(cut, int(cut.stat().st_size * size))
+    with pytest.raises(
+        CheckpointError, match=r"step-000004 cannot be read .*: remove it and --resume goes on"
+    ) as caught:
+        hanlin.train(recipe, overrides=[place], resume=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", range(2))

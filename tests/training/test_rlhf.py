@@ -230,6 +230,16 @@ def test_what_cannot_work_is_refused(tmp_path: Path, override: str, error: type[
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("body", ["def f(messages, answer) return 1", "x = undefined"], ids=["syntax", "name"])
+def test_a_reward_module_that_cannot_be_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str):
+    name = f"rewards_that_fail_{len(body)}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"{name} cannot be imported: (Syntax|Name)Error: .*") as caught:
+        hanlin.train(rlhf_recipe(tmp_path), overrides=[f'objective.rewards=["{name}:f"]'])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_language_model_is_no_reward_model(tmp_path: Path):
     recipe = rlhf_recipe(tmp_path)
     with pytest.raises(ConfigError, match="is a language model: train a reward model"):

@@ -1,6 +1,7 @@
 """What can be combined: the table, the check, and that they say the same as what then happens."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from hanlin.config import load_recipe
 from hanlin.errors import ConfigError
 from hanlin.training.learning import check_runs_here
 from hanlin.training.optim import make_optimizer
+<<<<<<< HEAD
 from hanlin.training.parallel import World
+=======
+from hanlin.training.plan import make_plan
+>>>>>>> h-accept
 from hanlin.training.recipe import Recipe
 from hanlin.training.session import Session, load_training_model, open_material
 from hanlin.training.supported import MATRIX, Setting, check_supported
-from tiny_run import write_recipe
+from tiny_run import rows, write_recipe, write_rows
 
 OPTIMIZERS = ("adamw", "adamw_bf16", "paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit")
 BASE: dict[str, Any] = {
@@ -87,12 +92,51 @@ def test_recipes_that_cannot_work_are_refused_when_they_are_read(tmp_path: Path,
         load_recipe(Recipe, write_recipe(tmp_path), overrides)
 
 
-def test_what_this_machine_lacks_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
-    recipe = load_recipe(Recipe, write_recipe(tmp_path), ["training.optimizer=paged_adamw_8bit"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.optimizer=paged_adamw_8bit", "needs a CUDA device"),
+        ("training.attention=flex", '"flex" trains on CUDA devices only.*choose "segments"'),
+        ("training.frozen_layers=4", "the model has 3: freeze 2 or fewer"),
+    ],
+)
+def test_what_this_machine_or_this_model_lacks_is_said_before_weights_are_read(
+    tmp_path: Path, monkeypatch, override: str, said: str
+):
+    recipe = load_recipe(Recipe, write_recipe(tmp_path), [override])
     material = open_material(recipe, on_note=print)
+<<<<<<< HEAD
     monkeypatch.setattr("hanlin.training.material.fill", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ConfigError, match="needs a CUDA device"):
+=======
+    monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match=said):
+>>>>>>> h-accept
         Session(material, tmp_path / "run", resume=False)
+
+
+@pytest.mark.parametrize("kind", ["orpo", "rlhf"])
+def test_examples_beyond_the_model_s_context_are_told_of_before_weights_are_read(
+    tmp_path: Path, monkeypatch, kind: str
+):
+    """The tiny model has 512 positions. Answers cannot be sampled beyond; what is there can be trained on."""
+    write_rows(tmp_path / "pairs.jsonl", [row | {"prompt": row["prompt"] + "天" * 300} for row in rows(8)])
+    objective = {"kind": kind} | ({"rewards": ["chinese"], "max_tokens": 8} if kind == "rlhf" else {})
+    recipe = load_recipe(Recipe, write_recipe(tmp_path, objective=objective, data={"max_length": 4096}))
+    material, said = open_material(recipe, on_note=print), []
+    found = r"the longest example takes .* positions, and the model was made for 512.*data\.max_length = 512"
+    assert any(re.search(found, line) for line in make_plan(material).lines())
+    if kind == "rlhf":
+        monkeypatch.setattr("hanlin.training.material.load_model", lambda *_, **__: pytest.fail("weights were read"))
+        with pytest.raises(ConfigError, match=found):
+            Session(material, tmp_path / "run", resume=False)
+    else:
+        Session(material, tmp_path / "run", resume=False, on_note=said.append)
+        assert any(re.search(found, line) for line in said)
+
+
+def test_a_package_that_is_missing_is_said_before_weights_are_read(tmp_path: Path, monkeypatch):
+    write_recipe(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
     recipe = load_recipe(Recipe, tmp_path / "recipe.toml", ["model.quantization=nf4", "lora.rank=2"])
     with pytest.raises(ConfigError, match="cannot be imported"):

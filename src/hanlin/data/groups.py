@@ -39,6 +39,11 @@ class Prompt:
     def num_logical_tokens(self) -> int:
         return self.num_answers * (len(self.ids) + self.max_tokens)
 
+    @property
+    def num_positions(self) -> int:
+        """As of `Tokens`, with an answer of full length."""
+        return len(self.ids) + self.max_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

@@ -126,7 +126,7 @@ def table(rows: Sequence[Row], *, title: str = "", names: tuple[str, str] = ("be
     """A table to print; rates in per cent, their differences in percentage points, every number with its interval."""
     built = Table(title=title or None, caption="95% intervals; n = items. 区间为 95% 置信区间，n 为条目数。")
     paired = any(row.difference is not None for row in rows)
-    built.add_column("metric 指标")
+    built.add_column("metric 指标", overflow="fold")  # Chinese names have no spaces to break at
     built.add_column("n", justify="right")
     built.add_column(names[0], justify="right")
     if paired:

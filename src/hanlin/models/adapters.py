@@ -40,6 +40,7 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "trainable_token_indices": (None, [], {}),
     "target_parameters": (None, []),
+    "alora_invocation_tokens": (None, []),  # adapts only what stands after these tokens
 }
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -202,8 +203,8 @@ def _checked_config(path: Path) -> dict[str, Any]:
     for key, harmless in _HARMLESS.items():
         if key in config and config[key] not in harmless:
             raise CheckpointError(
-                f'{path / CONFIG}: "{key}" is {json.dumps(config[key])}, which we do not open; merge it with peft: '
-                "PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(NEW)"
+                f'{path / CONFIG}: "{key}" is {json.dumps(config[key])}, which we do not open; where peft can '
+                "merge it: PeftModel.from_pretrained(base, DIR).merge_and_unload().save_pretrained(NEW)"
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(_CHANGES_BASE):

@@ -312,18 +312,20 @@ def _fetch_hub(name: str, on_progress: Progress) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise FetchError(
-            f"the hub has no model {name}; check the spelling, or set HF_TOKEN if it is private"
+            f"the hub has no model {name}, and there is no directory of this name; check the spelling, train it first "
+            "where a recipe makes it, or set HF_TOKEN if it is private"
         ) from error
     except HFValidationError as error:
         raise FetchError(f"{name!r} is not a hub id (org/name)") from error
     except LocalEntryNotFoundError as error:
         if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
             raise FetchError(
-                f"{name} is not in the local cache and HF_HUB_OFFLINE is set; unset it to download"
+                f"{name} is no directory here and not in the local cache, and HF_HUB_OFFLINE is set: train it first "
+                "where a recipe makes it, or unset HF_HUB_OFFLINE to download"
             ) from error
         raise FetchError(
-            f"the hub cannot be reached and {name} is not in the local cache; check the network, set HF_ENDPOINT to a "
-            "mirror (such as https://hf-mirror.com), or name a local directory"
+            f"{name} is no directory here and not in the local cache, and the hub cannot be reached; check the "
+            "network, set HF_ENDPOINT to a mirror (such as https://hf-mirror.com), or name a local directory"
         ) from error
     except (http_error, OSError, EntryNotFoundError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -174,8 +174,9 @@ def restore_checkpoint(
         OSError, CheckpointError, CheckpointException, ValueError, TypeError, KeyError, AttributeError, PickleError,
         EOFError,
     ) as error:  # fmt: skip
+        reason, _, _ = str(error).partition("\n")
         raise CheckpointError(
-            f"{path} cannot be read ({error}): remove it and --resume goes on from the checkpoint before it"
+            f"{path} cannot be read ({reason}): remove it and --resume goes on from the checkpoint before it"
         ) from None
     return progress
 
@@ -278,7 +279,10 @@ def _read(reader: FileSystemReader, places: dict[str, Tensor]) -> None:
     reader.set_up_storage_reader(metadata, is_coordinator=True)
     [plan] = planner.create_global_plan([reader.prepare_local_plan(planner.create_local_plan())])
     [plan] = reader.prepare_global_plan([plan])
-    reader.read_data(planner.finish_plan(plan), planner).wait()
+    try:
+        reader.read_data(planner.finish_plan(plan), planner).wait()
+    except RuntimeError as error:  # torch's word for a file that was cut
+        raise ValueError(str(error)) from error
 
 
 def _read_shards(

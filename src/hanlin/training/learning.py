@@ -1,10 +1,16 @@
 """What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
 
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from collections.abc import Sequence
+from typing import Any
+>>>>>>> h-accept
 
 import torch
 
 from hanlin.errors import ConfigError
+from hanlin.models.backends import choose_backend
 from hanlin.models.config import ModelConfig
 from hanlin.models.lora import add_lora
 from hanlin.models.nf4 import check_nf4, pack_layers
@@ -19,7 +25,7 @@ def check_runs_here(recipe: Recipe, device: torch.device, *, ranks: int = 1) -> 
     """Raise ConfigError for what cannot work on this device or with so many processes, or needs a package that is
     missing: before any weight is read.
     """
-    check_optimizer(recipe.training.optimizer, device)
+    check_optimizer(recipe.training.optimizer, device, narrow=recipe.model.dtype == "bfloat16" and recipe.lora is None)
     check_supported(recipe.setting(device.type))
     if recipe.model.quantization == "nf4":
         check_nf4()
@@ -28,6 +34,24 @@ def check_runs_here(recipe: Recipe, device: torch.device, *, ranks: int = 1) -> 
             "training.step_in_backward updates weights before gradients could be summed over several processes: leave "
             "it out, or train with one process"
         )
+
+
+def check_model(recipe: Recipe, config: ModelConfig, device: torch.device) -> None:
+    """Raise ConfigError for what this model cannot do on this device: before any of its weights is read."""
+    check_layers(recipe, config)
+    compute = torch.float32 if recipe.model.compute == "float32" else torch.bfloat16
+    choose_backend(config, device, dtype=compute, backend=recipe.training.attention)
+
+
+def beyond_context(examples: Sequence[Any], config: ModelConfig) -> str:
+    """What is wrong with examples that are longer than the context that the model was trained with, or ""."""
+    longest = max(example.num_positions for example in examples)
+    if longest <= config.max_length:
+        return ""
+    return (
+        f"the longest example takes {longest:,} positions, and the model was made for {config.max_length:,}, which "
+        f"nobody has tried beyond: set data.max_length = {config.max_length}, and longer ones are dropped or cut"
+    )
 
 
 def check_layers(recipe: Recipe, config: ModelConfig) -> None:
@@ -54,8 +78,12 @@ def settle_learning(
     if recipe.model.quantization == "nf4":
         pack_layers(model, device, read)
     if recipe.lora is not None:
+<<<<<<< HEAD
         add_lora(model, recipe.lora, seed=recipe.training.seed, part=part, device=device)
     check_layers(recipe, model.config)
+=======
+        add_lora(model, recipe.lora, seed=recipe.training.seed, part=part)
+>>>>>>> h-accept
     freeze_layers(model, recipe.training.frozen_layers)
 
 

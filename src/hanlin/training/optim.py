@@ -58,7 +58,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     dtype of the trained weights do not go together.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    check_optimizer(config.optimizer, trained[0].device)
+    check_optimizer(config.optimizer, trained[0].device, narrow=_narrow(trained))
     _check_dtypes(config, trained)
     groups: list[Group] = [
         {"params": [one for one in trained if one.ndim > 1], "weight_decay": config.weight_decay},
@@ -73,12 +73,16 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True)
 
 
-def check_optimizer(name: str, device: torch.device) -> None:
-    """Raise ConfigError where the optimizer cannot run: what comes from bitsandbytes needs the package and CUDA."""
+def check_optimizer(name: str, device: torch.device, *, narrow: bool = False) -> None:
+    """Raise ConfigError where the optimizer cannot run: what comes from bitsandbytes needs the package and CUDA. The
+    way on is another one where the weights that learn are `narrow`, bfloat16.
+    """
     if name not in _FROM_BITSANDBYTES:
         return
-    same = '"adamw" computes the same update' if name == "paged_adamw_32bit" else '"adamw" is its exact form'
-    instead = f"{same} and keeps {STATE_BYTES['adamw']:g} bytes a parameter on the device: training.optimizer=adamw"
+    other = "adamw_bf16" if narrow else "adamw"
+    same = "computes the same update" if name == "paged_adamw_32bit" else "is its exact form"
+    what = f'"{other}" {"rounds at random, right on average," if narrow else same}'
+    instead = f"{what} and keeps {STATE_BYTES[other]:g} bytes a parameter on the device: training.optimizer={other}"
     if device.type != "cuda":
         raise ConfigError(
             f'training.optimizer = "{name}" comes from bitsandbytes and needs a CUDA device; this run is on {device}. '
@@ -93,9 +97,13 @@ def check_optimizer(name: str, device: torch.device) -> None:
         ) from None
 
 
+def _narrow(trained: Sequence[nn.Parameter]) -> bool:
+    return any(parameter.dtype == torch.bfloat16 for parameter in trained)
+
+
 def _check_dtypes(config: TrainingConfig, trained: Sequence[nn.Parameter]) -> None:
     """Where a name promises what the weights' dtype cannot keep."""
-    narrow = any(parameter.dtype == torch.bfloat16 for parameter in trained)
+    narrow = _narrow(trained)
     if config.optimizer == "adamw_bf16" and not narrow:
         raise ConfigError(
             'training.optimizer = "adamw_bf16" is for bfloat16 weights, and those that are trained are '

@@ -21,7 +21,7 @@ from hanlin.models.weights import count_parameters, open_checkpoint
 from hanlin.text.encode import check_vocabulary
 from hanlin.training.fit import USABLE
 from hanlin.training.footprint import Footprint, count_sizes, footprint
-from hanlin.training.learning import check_layers, check_runs_here
+from hanlin.training.learning import beyond_context, check_layers, check_model, check_runs_here
 from hanlin.training.optim import UPDATE_BYTES
 from hanlin.training.recipe import Recipe
 from hanlin.training.remedies import verdicts
@@ -54,6 +54,7 @@ class Plan:
     cards: tuple[str, ...]
     device: str
     ranks: int
+    beyond: str
     obstacle: str
 
     @property
@@ -78,6 +79,8 @@ class Plan:
         yield self._time()
         yield from self._memory()
         yield from self.cards
+        if self.beyond:
+            yield self.beyond
         if self.obstacle:
             yield f"cannot run on this machine: {self.obstacle}"
 
@@ -138,16 +141,19 @@ def make_plan(material: Material, *, ranks: int = 1) -> Plan:
         cards=tuple(verdicts(config, recipe, load, device=kind, ranks=ranks)),
         device=str(device or name),
         ranks=ranks * part.size,
-        obstacle=_obstacle(recipe, device, material.source, ranks=ranks * part.size),
+        beyond=beyond_context(material.data.typical, config),
+        obstacle=_obstacle(recipe, config, device, material.source, ranks=ranks * part.size),
     )
 
 
-def _obstacle(recipe: Recipe, device: torch.device | None, source: Path, *, ranks: int) -> str:
+def _obstacle(recipe: Recipe, config: ModelConfig, device: torch.device | None, source: Path, *, ranks: int) -> str:
     """Why the recipe cannot be run here, or ""."""
     if _lacks_weights(source):
         return f"{source} has a config and no weights; download the model again"
     try:
         check_runs_here(recipe, device or torch.device("cuda"), ranks=ranks)
+        if device:
+            check_model(recipe, config, device)
     except ConfigError as error:
         return str(error).splitlines()[0]
     return "" if device else f'training.device = "{recipe.training.device}" is not there'

@@ -94,8 +94,8 @@ def find_function(name: str) -> RewardFunction | None:
     sys.path.insert(0, here)
     try:
         found = vars(importlib.import_module(module)).get(attribute)
-    except ImportError as error:
-        raise ConfigError(f"objective.rewards has {name!r}, and {module} cannot be imported: {error}") from None
+    except Exception as error:
+        raise ConfigError(f"objective.rewards has {name!r}, and {module} cannot be imported: {_said(error)}") from error
     finally:
         sys.path.remove(here)
     if not callable(found):
@@ -145,9 +145,12 @@ def _called(name: str, function: RewardFunction, prompt: Prompt, text: str) -> f
     try:
         value = float(function(prompt.messages, text))
     except Exception as error:
-        raise TrainingError(
-            f"reward {name} failed on an answer to {prompt.id}: {type(error).__name__}: {error}"
-        ) from error
+        raise TrainingError(f"reward {name} failed on an answer to {prompt.id}: {_said(error)}") from error
     if not math.isfinite(value):
         raise TrainingError(f"reward {name} gave {value} for an answer to {prompt.id}; expected a finite number")
     return value
+
+
+def _said(error: Exception) -> str:
+    """A user's own error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -34,7 +34,7 @@ from hanlin.training.directory import is_finished as is_finished
 from hanlin.training.directory import run_directory as run_directory
 from hanlin.training.division import Division
 from hanlin.training.fit import measure_fit
-from hanlin.training.learning import check_runs_here
+from hanlin.training.learning import beyond_context, check_model, check_runs_here
 from hanlin.training.loop import evaluate, run
 from hanlin.training.material import Material as Material
 from hanlin.training.material import load_training_model as load_training_model
@@ -94,7 +94,14 @@ class Session:
         world.wait()  # nobody looks at the directory any more
         if world.speaks:
             create(directory)
-        check_runs_here(recipe, pick_device(recipe.training.device), ranks=world.size)
+        device = pick_device(recipe.training.device)
+        check_runs_here(recipe, device, ranks=world.size)
+        config = open_checkpoint(material.source).config
+        check_model(recipe, config, device)
+        if beyond := beyond_context(material.data.typical, config):
+            if material.objective.explore is not None:  # the engine keeps to the context
+                raise ConfigError(beyond)
+            on_note(beyond)
         settle_memory()
         self._load()
         self.rollouts = self._explore()
