@@ -1,11 +1,7 @@
 """What of a loaded model learns: everything, its upper layers, or adapters, perhaps on top of four bits."""
 
-<<<<<<< HEAD
-from collections.abc import Callable
-=======
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
->>>>>>> h-accept
 
 import torch
 
@@ -78,12 +74,7 @@ def settle_learning(
     if recipe.model.quantization == "nf4":
         pack_layers(model, device, read)
     if recipe.lora is not None:
-<<<<<<< HEAD
         add_lora(model, recipe.lora, seed=recipe.training.seed, part=part, device=device)
-    check_layers(recipe, model.config)
-=======
-        add_lora(model, recipe.lora, seed=recipe.training.seed, part=part)
->>>>>>> h-accept
     freeze_layers(model, recipe.training.frozen_layers)
 
 

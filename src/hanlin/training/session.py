@@ -96,7 +96,7 @@ class Session:
             create(directory)
         device = pick_device(recipe.training.device)
         check_runs_here(recipe, device, ranks=world.size)
-        config = open_checkpoint(material.source).config
+        config = open_language_model(material.source).config
         check_model(recipe, config, device)
         if beyond := beyond_context(material.data.typical, config):
             if material.objective.explore is not None:  # the engine keeps to the context
