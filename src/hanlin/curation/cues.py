@@ -10,9 +10,7 @@ from typing import Literal
 Kind = Literal["phone", "number", "identity", "passport", "company", "host", "version", "plate"]
 
 REACH = 24  # characters before a number that may say what it is
-FAR = (
-    64  # the same for documents, whose names are long: Exit-Entry Permit for Travelling to and from Hong Kong and Macao
-)
+FAR = 64  # the same for documents, whose names are long: Exit-Entry Permit for Travelling to and from Hong Kong
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +120,10 @@ _NUMBERED_AFTER = re.compile(
     r"[\"'”’)）\]]{0,2} ?(?:(?:(?:is|was|are)(?: the| an?| my| our| your)? )?(?:prime|random|order|tracking|serial"
     r"|invoice|ticket|product|part|transaction)|[是为](?:一个)?(?:订单|单号|运单|编号|流水|序列|质数|素数|主键|商品))"
 )
+_TAG = re.compile(r"</?[a-z][^<>]*> *$", re.I)
+_DOCUMENT_AFTER = re.compile(
+    r" ?号?的?(?:[（(]|普通|因私|公务|公務)?(?:护照|護照|通行证|通行證|passport)(?![夹套本夾])"
+)
 _LEFT, _RIGHT = "×÷*/^%<>≈≥≤≠√∑", "×÷*/^%<>≈≥≤≠+="
 
 _BEFORE_OPERATOR = tuple("0123456789=(")
@@ -151,6 +153,8 @@ def is_arithmetic(text: str, start: int, end: int) -> bool:
     """Whether the number stands in a sum: an operator beside it, and a number or bracket beyond."""
     left = text[max(0, start - 4) : start].rstrip(" ")
     right = text[end : end + 4].lstrip(" ")
+    if left.endswith(">") and _TAG.search(text, max(0, start - REACH), start):
+        return False
     if left and (left[-1] in _LEFT or (left[-1] in "+-−=" and left[:-1].rstrip(" ")[-1:] in _BEFORE_OPERATOR)):
         return not left.endswith("/")  # a path: tel/13812345678
     if not right:
@@ -170,6 +174,11 @@ def is_quantity(lowered: str, end: int) -> bool:
 def is_numbered_after(lowered: str, end: int) -> bool:
     """Whether the words after a number say that it counts or orders something: 15812345678 is the order id."""
     return bool(_NUMBERED_AFTER.match(lowered, end))
+
+
+def is_document_after(lowered: str, end: int) -> bool:
+    """Whether a passport or permit is named right after its number: 持G12345678号护照."""
+    return bool(_DOCUMENT_AFTER.match(lowered, end))
 
 
 def digits_of(text: str) -> str:

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator
 from hanlin.curation import characters, checksums
 from hanlin.curation.candidates import MOST, TooMany, bounded
 from hanlin.curation.contacts import find_contacts
-from hanlin.curation.cues import FAR, digits_of, is_after_letter, is_arithmetic, is_linked, says, says_in, words_before
+from hanlin.curation.cues import (
+    FAR,
+    digits_of,
+    is_after_letter,
+    is_arithmetic,
+    is_document_after,
+    is_linked,
+    says,
+    says_in,
+    words_before,
+)
 from hanlin.curation.phones import find_landlines, find_mobiles, find_phones_abroad
 from hanlin.curation.rule import KEEP, Around, Rule, Severity, Span, Text, Verdict, objection
 from hanlin.curation.secrets import find_secrets, find_url_credentials
@@ -176,6 +186,8 @@ def _documents(text: Text) -> Iterator[Span]:
             yield Span(*match.span(), "hk_id", "sensitive")
     for match in bounded(_TRAVEL.finditer(text.folded)):
         if not says(text.lowered, match.start(), "passport", reach=FAR):
+            if not match[0].isdigit() and is_document_after(text.lowered, match.end()):
+                yield Span(*match.span(), "passport", "sensitive")
             continue
         is_date = checksums.is_birth_date(match[0][:8])
         usual = 7 <= len(digits_of(match[0])) < len(match[0])
