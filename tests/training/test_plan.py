@@ -315,6 +315,10 @@ def test_changes_come_with_the_least_harm_first_and_are_valid_recipes():
     assert places == sorted(places)
     on_cpu = [change.words for change in changes(llama_recipe(), LOAD, device="cpu")]
     assert not any("8bit" in word or "devices" in word for word in on_cpu)
+    on_two = [change.words for change in changes(llama_recipe(), LOAD, device="cuda", ranks=2)]
+    assert not any("8bit" in word for word in on_two)
+    paged = llama_recipe(training={"optimizer": "paged_adamw_32bit"})
+    assert not any("devices" in change.words for change in changes(paged, LOAD, device="cuda"))
 
 
 def test_settings_that_were_made_by_hand_are_given_back_first():

@@ -35,6 +35,8 @@ UPDATE_BYTES = {"adamw": 50, "adamw_bf16": 150, "paged_adamw_32bit": 50, "adamw_
 gradient, the cast for the next step. Ours for bfloat16 works on fp32 copies and draws random bits: measured.
 """
 
+SHARDABLE = ("adamw", "adamw_bf16")  # whose states can be divided over ranks; bitsandbytes knows whole tensors only
+
 _FROM_BITSANDBYTES = ("paged_adamw_32bit", "adamw_8bit", "paged_adamw_8bit")
 # Numbers that are updated at a time: on the CPU they stay in the cache, on a GPU they hide the launches.
 _CHUNK = {"cpu": 2**18, "cuda": 2**22}

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hanlin.models.config import ModelConfig
 from hanlin.training.fit import USABLE
 from hanlin.training.footprint import Footprint, footprint
+from hanlin.training.optim import SHARDABLE
 from hanlin.training.recipe import Recipe
 from hanlin.training.workload import Workload
 
@@ -62,8 +63,10 @@ def changes(recipe: Recipe, load: Workload, *, device: str, ranks: int = 1) -> I
             changed = Recipe.model_validate(tree)
         except ValidationError:
             continue  # does not go together with the rest of this recipe
+        if ranks > 1 and changed.training.optimizer not in SHARDABLE:
+            continue
         yield Change(words=words, recipe=changed, load=lighter, ranks=ranks)
-    if device == "cuda" and recipe.parallel.tensor == 1:
+    if device == "cuda" and recipe.parallel.tensor == 1 and recipe.training.optimizer in SHARDABLE:
         for number in (number for number in _RANKS if number > ranks):
             yield Change(words=f"{number} such devices (FSDP2)", recipe=recipe, load=load, ranks=number)
 

@@ -41,7 +41,7 @@ from hanlin.training.material import load_training_model as load_training_model
 from hanlin.training.material import open_material as open_material
 from hanlin.training.material import outline_training_model, read_training_model
 from hanlin.training.metrics import Diary, MetricsLog, Samples, Silence, plot_metrics
-from hanlin.training.optim import STATE_BYTES, make_optimizer
+from hanlin.training.optim import SHARDABLE, STATE_BYTES, make_optimizer
 from hanlin.training.parallel import ALONE, World, put_away
 from hanlin.training.recipe import Recipe
 from hanlin.training.rollout import Rollouts
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 def check_sharded(recipe: Recipe, num_ranks: int) -> None:
     """Raise ConfigError for what needs whole weights on every rank, before any is read."""
     with_shards = 'does not go with weights that are sharded over the ranks (parallel.shard = "full")'
-    if (name := recipe.training.optimizer) not in ("adamw", "adamw_bf16"):
+    if (name := recipe.training.optimizer) not in SHARDABLE:
         instead = "adamw_bf16" if recipe.model.dtype == "bfloat16" and recipe.lora is None else "adamw"
         raise ConfigError(
             f'training.optimizer = "{name}" {with_shards}: bitsandbytes knows whole tensors only. Use '
