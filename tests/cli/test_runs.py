@@ -118,6 +118,17 @@ def test_the_list(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch)
     assert command("runs").status == 2  # there is no ./runs
 
 
+def test_the_list_on_a_narrow_terminal_cuts_nothing(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs") / "a-run-with-a-long-name", finished=False, lora=True)
+    answer = command("runs")
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert "…" not in answer.out
+    for words in ("interrupted", "中断", "1.6", "accuracy 0.750", "NLL 1.250"):
+        assert words in answer.out, words
+
+
 def test_the_comparison(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "200")
     one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two", seed=7, lora=True)

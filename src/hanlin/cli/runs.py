@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,6 +30,7 @@ HELD_OUT = {
     "eval_rewards/margins": "margin 差距",
     "eval_loss": "loss 损失",
 }
+WIDE = 120  # columns of a terminal; a narrower one shows neither model nor speed
 HIDDEN = {"epoch", "num_tokens", "learning_rate"}  # of the comparison's numbers: the recipe says them
 
 
@@ -78,24 +80,33 @@ def _as_dict(run: "Run") -> dict[str, Any]:
 
 
 def _list(found: "Sequence[Run]") -> None:
-    table = Table()
-    for heading in ("run 运行", "model 模型", "objective 目标", "state 状态"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("step 步", "loss 损失", "held out 留出集", "tok/s", "date 日期"):
-        table.add_column(heading, justify="right")
+    wide = out.width >= WIDE
+    table = Table(box=box.HEAVY_HEAD if wide else box.SIMPLE_HEAD, padding=(0, 1 if wide else 0))
+    table.add_column("run\n运行", overflow="fold")
+    if wide:
+        table.add_column("model\n模型", overflow="fold")
+    for heading in ("objective\n目标", "state\n状态"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("step\n步", "loss\n损失", "held out\n留出集", *(["tok/s"] if wide else []), "date\n日期"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for run in found:
         final = run.final
-        held_out = [f"{label} {final[name]:.3f}" for name, label in HELD_OUT.items() if name in final][:2]
+        held_out = [
+            f"{label if wide else label.split()[0]} {final[name]:.3f}"
+            for name, label in HELD_OUT.items()
+            if name in final
+        ]
+        speed = f"{final['tokens_per_second']:.0f}" if "tokens_per_second" in final else "–"
         table.add_row(
             escape(str(run.path)),
-            escape(run.model),
-            escape(run.objective),
-            STATES[run.state],
+            *([escape(run.model)] if wide else []),
+            escape(run.objective if wide else run.objective.replace(" ", "\n")),
+            STATES[run.state] if wide else STATES[run.state].replace(" ", "\n"),
             str(run.step),
             _number(final.get("loss")),
-            "\n".join(held_out) or "–",
-            f"{final['tokens_per_second']:.0f}" if "tokens_per_second" in final else "–",
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)),
+            "\n".join(held_out[:2]) or "–",
+            *([speed] if wide else []),
+            time.strftime("%Y-%m-%d %H:%M" if wide else "%m-%d\n%H:%M", time.localtime(run.changed)),
         )
     out.print(table)
 
