@@ -355,7 +355,7 @@ def negatives(seed: int, count: int) -> Iterator[str]:
 def probes(name: str) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     """Rows with the places of their personal data, which is of nobody; keys are left out.
 
-    `personal_probes.txt` is by somebody who had not read the rule. So are the first 555 rows of
+    `personal_probes.txt` is by somebody who had not read the rule. So are the first 555 rows and the last 465 of
     `personal_fresh_probes.txt`; the others were written against the rule, each batch before it was mended on it, without
     those that hide what they say (jane dot doe, 微 信 号).
     """
