@@ -10,6 +10,7 @@ from hanlin.curation.identity_claims import WEIGHTS, features
 from hanlin.curation.identity_training import OWN, main, read_lines, train
 from hanlin.curation.identity_words import ANY_NAME, Word, hidden, names_somebody, plainly, read, spelled
 from hanlin.curation.linear import read_linear
+from hanlin.curation.linear_training import run_command
 from hanlin.curation.rule import Text
 from hanlin.errors import DataError
 
@@ -95,3 +96,12 @@ def test_bad_lines_are_named(tmp_path: Path) -> None:
         main([str(tmp_path / "none.tsv")])
     with pytest.raises(DataError, match="one file"):
         main([])
+
+
+def test_the_command_says_a_mistake_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("sys.argv", ["identity_training", "nowhere.tsv"])
+    assert run_command(main) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error 错误: nowhere.tsv cannot be read")
+    assert said.err.count("\n") == 1

@@ -109,6 +109,7 @@ _TAKEN_BACK = re.compile(
     r"|saying|ask|asks|asked|wonder|replied|replies|answered|myth|wrong|false|rumou?r|lie|neither|nobody|no one|not|"
     r"never|don't|call|dreamed|as though)(?![a-z])"
 )
+# For what the classifier finds, looked for in the whole sentence: a supposition; and names that are all denied.
 _SUPPOSED = re.compile(
     r"如果|假如|假设|倘若|若是|要是|即使|就算"
     r"|(?<![a-z])(?:if|had|hypothetically|suppose|imagine|pretend|act as)(?![a-z])"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hanlin.curation.identity import sentences
 from hanlin.curation.identity_claims import WEIGHTS, features, is_chinese
 from hanlin.curation.linear import NUM_BUCKETS, Linear, save_linear
-from hanlin.curation.linear_training import Example, best_threshold, fit
+from hanlin.curation.linear_training import Example, best_threshold, fit, run_command
 from hanlin.curation.rule import Text
 from hanlin.errors import DataError
 
@@ -98,4 +98,4 @@ def main(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.argv[1:]) + "\n")
+    sys.exit(run_command(main))

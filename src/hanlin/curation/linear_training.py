@@ -2,12 +2,14 @@
 penalty, averaged over the second half of the epochs.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.curation.linear import NUM_BUCKETS, probability
+from hanlin.errors import HanlinError
 
 Example = tuple[NDArray[np.int64], int]
 
@@ -50,3 +52,14 @@ def measure(
     """Scores and labels."""
     scores = [probability(buckets, weights, bias) for buckets, _ in examples]
     return np.array(scores), np.array([label for _, label in examples])
+
+
+def run_command(main: Callable[[Sequence[str]], str]) -> int:
+    """A training module as a command: prints what `main` tells; a user's mistake is one line and exit status 2."""
+    try:
+        told = main(sys.argv[1:])
+    except HanlinError as error:
+        sys.stderr.write(f"error 错误: {error}\n")
+        return 2
+    sys.stdout.write(told + "\n")
+    return 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hanlin.curation.linear import Linear, rounded, save_linear
-from hanlin.curation.linear_training import Example, best_threshold, fit, measure
+from hanlin.curation.linear_training import Example, best_threshold, fit, measure, run_command
 from hanlin.curation.toxicity import WEIGHTS, features
 from hanlin.errors import DataError
 
@@ -64,4 +64,4 @@ def main(arguments: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.argv[1:]) + "\n")
+    sys.exit(run_command(main))
