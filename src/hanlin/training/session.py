@@ -17,7 +17,7 @@ from hanlin.errors import ConfigError
 from hanlin.models.adapters import save_adapter
 from hanlin.models.parts import part_of
 from hanlin.models.transformer import Transformer
-from hanlin.models.weights import open_language_model, pick_device, save_model, write_generation_config
+from hanlin.models.weights import Checkpoint, open_language_model, pick_device, save_model, write_generation_config
 from hanlin.text.encode import stop_ids
 from hanlin.training.allocator import settle_memory
 from hanlin.training.card import model_card
@@ -96,14 +96,14 @@ class Session:
             create(directory)
         device = pick_device(recipe.training.device)
         check_runs_here(recipe, device, ranks=world.size)
-        config = open_language_model(material.source).config
-        check_model(recipe, config, device)
-        if beyond := beyond_context(material.data.typical, config):
+        checkpoint = open_language_model(material.source)
+        check_model(recipe, checkpoint.config, device)
+        if beyond := beyond_context(material.data.typical, checkpoint.config):
             if material.objective.explore is not None:  # the engine keeps to the context
                 raise ConfigError(beyond)
             on_note(beyond)
         settle_memory()
-        self._load()
+        self._load(checkpoint)
         self.rollouts = self._explore()
         examples, share = material.data.typical, material.objective.scored_share
         of = {"num_local": world.num_local, "part": self.division.part}
@@ -128,10 +128,9 @@ class Session:
         with saving(directory):
             write_atomically(directory / RECIPE, dump_toml(recipe))
 
-    def _load(self) -> None:
+    def _load(self, checkpoint: Checkpoint) -> None:
         """The model, on its device and divided over the ranks where they share it; its optimizer; what saves both."""
         material, world, training = self.material, self.world, self.material.recipe.training
-        checkpoint = open_language_model(material.source)
         self.division = division = Division(world, part_of(checkpoint.config, world.team.rank, world.team.size))
         self.model = outline_training_model(material, checkpoint, division, on_note=self._on_note)
         self._twin = Twin(self.model, division) if world.size > 1 else None
